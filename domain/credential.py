@@ -1,0 +1,202 @@
+"""A credential of a tenant: sealed, used, rejected, rotated, revoked. Its secret part is never here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Literal, assert_never
+
+import msgspec
+
+from domain.errors import NotAllowed
+from domain.events import (
+    CredentialEvent,
+    CredentialExpiring,
+    CredentialKind,
+    CredentialRejected,
+    CredentialReleased,
+    CredentialResealed,
+    CredentialRevoked,
+    CredentialRotated,
+    CredentialSealed,
+    CredentialVerified,
+    ReleaseDenied,
+)
+from domain.ids import RunId, Slot, TenantId
+
+
+class Credential(msgspec.Struct, frozen=True, kw_only=True):
+    """`digest`: SHA-256 of the stored envelope. `rejected`: the refusal that keeps it from being used, if any.
+    `lockout`: the last refusal that passes by itself, with its end. `announced`: the expiry that was last forecast."""
+
+    tenant: TenantId
+    slot: Slot
+    kind: CredentialKind
+    identity: str
+    vault_key: str
+    digest: str
+    expires: datetime | None
+    state: Literal["sealed", "verified", "rejected", "revoked"] = "sealed"
+    rejected: CredentialRejected | None = None
+    lockout: CredentialRejected | None = None
+    announced: datetime | None = None
+    releases: tuple[tuple[RunId, str, int], ...] = ()
+    """(run, activation, count) of the latest activations, newest last; at most eight are remembered."""
+    outdated: tuple[RunId, ...] = ()
+    """Runs that hold a former envelope and not the present one: what a service says of theirs is not said of this."""
+
+
+REMEMBERED_ACTIVATIONS = 8
+
+
+def _count_release(
+    releases: tuple[tuple[RunId, str, int], ...], run: RunId, activation: str
+) -> tuple[tuple[RunId, str, int], ...]:
+    before = sum(n for r, a, n in releases if (r, a) == (run, activation))
+    others = tuple(entry for entry in releases if entry[:2] != (run, activation))
+    return (*others, (run, activation, before + 1))[-REMEMBERED_ACTIVATIONS:]
+
+
+def _outdated(state: Credential | None) -> tuple[RunId, ...]:
+    """Everybody who has the envelope that is being replaced."""
+    if state is None:
+        return ()
+    return tuple(dict.fromkeys((*state.outdated, *(run for run, _, _ in state.releases))))[-REMEMBERED_ACTIVATIONS:]
+
+
+def evolve(state: Credential | None, event: CredentialEvent) -> Credential | None:
+    """None for as long as nothing was sealed: a release may be denied before that."""
+    if isinstance(event, CredentialSealed):
+        return Credential(
+            tenant=event.tenant,
+            slot=event.slot,
+            kind=event.kind,
+            identity=event.identity,
+            vault_key=event.vault_key,
+            digest=event.digest,
+            expires=event.expires,
+            outdated=_outdated(state),
+        )
+    if state is None:
+        return None
+    change = msgspec.structs.replace
+    match event:
+        case CredentialRotated():
+            return change(
+                state,
+                kind=event.kind,
+                identity=event.identity,
+                vault_key=event.vault_key,
+                digest=event.digest,
+                expires=event.expires,
+                state="sealed",
+                rejected=None,
+                lockout=None,
+                announced=None,
+                releases=(),
+                outdated=_outdated(state),
+            )
+        case CredentialVerified():
+            return change(state, state="verified", rejected=None, lockout=None)
+        case CredentialRejected():
+            if event.permanent:
+                return change(state, state="rejected", rejected=event)
+            return change(state, lockout=event) if event.until else state
+        case CredentialReleased():
+            return change(
+                state,
+                releases=_count_release(state.releases, event.run, event.activation),
+                outdated=tuple(run for run in state.outdated if run != event.run),
+            )
+        case CredentialResealed():
+            return change(state, vault_key=event.vault_key, digest=event.digest)
+        case CredentialRevoked():
+            return change(state, state="revoked")
+        case CredentialExpiring():
+            return change(state, announced=event.expires)
+        case ReleaseDenied():
+            return state
+        case _:
+            assert_never(event)
+
+
+def fold(events: Iterable[CredentialEvent]) -> Credential | None:
+    state: Credential | None = None
+    for event in events:
+        state = evolve(state, event)
+    return state
+
+
+def seal(state: Credential | None, event: CredentialSealed) -> list[CredentialEvent]:
+    """The first envelope seals the credential, a different one later rotates it, the same one again changes nothing."""
+    if state is None or state.state == "revoked":
+        return [event]
+    if state.digest == event.digest:
+        return []
+    return [
+        CredentialRotated(
+            kind=event.kind,
+            identity=event.identity,
+            vault_key=event.vault_key,
+            digest=event.digest,
+            expires=event.expires,
+        )
+    ]
+
+
+def verified(state: Credential, run: RunId | None, resource: str) -> list[CredentialEvent]:
+    """Recorded when the standing changes, not at every sign-in: releases are the record of use."""
+    if state.state in ("verified", "revoked") or run in state.outdated:
+        return []
+    return [CredentialVerified(run=run, resource=resource)]
+
+
+def confirmed(state: Credential, verification: RunId, resource: str) -> list[CredentialEvent]:
+    """Recorded whatever stood before: an operator asked. Nothing when it was revoked or replaced meanwhile."""
+    if state.state == "revoked" or verification in state.outdated:
+        return []
+    return [CredentialVerified(run=verification, resource=resource)]
+
+
+def rejected(state: Credential, event: CredentialRejected) -> list[CredentialEvent]:
+    """Nothing when it is revoked, or when the run was refused with an envelope that has been replaced since."""
+    return [] if state.state == "revoked" or event.run in state.outdated else [event]
+
+
+def hindrance(state: Credential, now: datetime) -> CredentialRejected | None:
+    """The refusal for which no run gets it now."""
+    if state.state == "rejected":
+        return state.rejected
+    locked = state.lockout
+    return locked if locked is not None and locked.until is not None and now < locked.until else None
+
+
+def restore(former: Credential) -> list[CredentialEvent]:
+    """Back to the envelope that stood before, as it stood: what was refused is not tried again for having been away."""
+    facts = CredentialRotated(
+        kind=former.kind,
+        identity=former.identity,
+        vault_key=former.vault_key,
+        digest=former.digest,
+        expires=former.expires,
+    )
+    return [facts, *(refusal for refusal in (former.lockout, former.rejected) if refusal is not None)]
+
+
+def revoke(state: Credential, reason: str) -> list[CredentialEvent]:
+    return [] if state.state == "revoked" else [CredentialRevoked(reason=reason)]
+
+
+def reseal(state: Credential, vault_key: str, digest: str) -> list[CredentialEvent]:
+    if state.state == "revoked":
+        raise NotAllowed("reseal the credential", "it is revoked", "Set a new one with `tenantry credential set`.")
+    return [] if state.vault_key == vault_key else [CredentialResealed(vault_key=vault_key, digest=digest)]
+
+
+def forecast(state: Credential, now: datetime, ahead: timedelta) -> list[CredentialEvent]:
+    """`CredentialExpiring` when it expires within `ahead`, once for each expiry."""
+    if state.expires is None or state.state == "revoked" or state.expires - now > ahead:
+        return []
+    if state.announced == state.expires:
+        return []
+    return [CredentialExpiring(expires=state.expires)]

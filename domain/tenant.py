@@ -1,0 +1,162 @@
+"""A tenant: registered, planned, suspended, offboarded. After offboarding nothing happens to it any more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, assert_never
+
+import msgspec
+
+from domain.errors import AlreadyExists, NotAllowed, Unknown
+from domain.events import (
+    DataKeyCreated,
+    DataKeyDestroyed,
+    DataKeyReleased,
+    ExchangeServer,
+    PlanChanged,
+    TenantChanged,
+    TenantEvent,
+    TenantOffboarded,
+    TenantRegistered,
+    TenantResumed,
+    TenantSuspended,
+)
+from domain.ids import Dataset, RunId, TenantId
+
+DAILY_SECONDS = 24 * 3600
+CADENCE_SECONDS = range(60, 366 * DAILY_SECONDS + 1)
+"""From a minute to a year."""
+
+
+class Tenant(msgspec.Struct, frozen=True, kw_only=True):
+    """`datasets` empty: the whole catalog. `data_key`: id of the key that seals its batches, None without one."""
+
+    id: TenantId
+    name: str
+    domain: str
+    cloud: str
+    exchange_server: ExchangeServer | None = None
+    state: Literal["active", "suspended", "offboarded"] = "active"
+    reason: str = ""
+    datasets: tuple[Dataset, ...] = ()
+    cadence_seconds: int = DAILY_SECONDS
+    data_key: str | None = None
+
+
+def evolve(state: Tenant | None, event: TenantEvent) -> Tenant:
+    if isinstance(event, TenantRegistered):
+        return Tenant(
+            id=event.tenant,
+            name=event.name,
+            domain=event.domain,
+            cloud=event.cloud,
+            exchange_server=event.exchange_server,
+        )
+    assert state is not None, "a tenant's stream begins with its registration"  # noqa: S101 - an invariant of the fold
+    change = msgspec.structs.replace
+    match event:
+        case TenantChanged():
+            return change(
+                state,
+                name=event.name,
+                domain=event.domain,
+                cloud=event.cloud,
+                exchange_server=event.exchange_server,
+            )
+        case PlanChanged():
+            return change(state, datasets=event.datasets, cadence_seconds=event.cadence_seconds)
+        case TenantSuspended():
+            return change(state, state="suspended", reason=event.reason)
+        case TenantResumed():
+            return change(state, state="active", reason="")
+        case DataKeyCreated():
+            return change(state, data_key=event.key)
+        case DataKeyReleased():
+            return state
+        case DataKeyDestroyed():
+            return change(state, data_key=None)
+        case TenantOffboarded():
+            return change(state, state="offboarded", reason=event.reason)
+        case _:
+            assert_never(event)
+
+
+def fold(events: Iterable[TenantEvent]) -> Tenant | None:
+    state: Tenant | None = None
+    for event in events:
+        state = evolve(state, event)
+    return state
+
+
+def known(state: Tenant | None, tenant: TenantId) -> Tenant:
+    """The tenant; raises `Unknown` when it was never registered."""
+    if state is None:
+        raise Unknown("tenant", tenant, "Register it with `tenantry tenant add`, or see `tenantry tenant list`.")
+    return state
+
+
+def in_service(state: Tenant, command: str) -> None:
+    """Raises `NotAllowed` for an offboarded tenant."""
+    if state.state == "offboarded":
+        raise NotAllowed(command, f"tenant {state.id} is offboarded", "Nothing happens to it any more.")
+
+
+def register(state: Tenant | None, event: TenantRegistered) -> list[TenantEvent]:
+    if state is not None:
+        raise AlreadyExists("Tenant", state.id, "See `tenantry tenant show`.")
+    return [event]
+
+
+def change(state: Tenant, event: TenantChanged) -> list[TenantEvent]:
+    in_service(state, "change the tenant")
+    return [] if evolve(state, event) == state else [event]
+
+
+def plan(state: Tenant, datasets: tuple[Dataset, ...], cadence_seconds: int) -> list[TenantEvent]:
+    in_service(state, "change the plan")
+    if cadence_seconds not in CADENCE_SECONDS:
+        raise NotAllowed(
+            "change the plan", f"a cadence of {cadence_seconds} s is out of range", "Use 60 s to 366 days."
+        )
+    event = PlanChanged(datasets=datasets, cadence_seconds=cadence_seconds)
+    return [] if evolve(state, event) == state else [event]
+
+
+def suspend(state: Tenant, reason: str) -> list[TenantEvent]:
+    in_service(state, "suspend the tenant")
+    return [] if state.state == "suspended" else [TenantSuspended(reason=reason)]
+
+
+def resume(state: Tenant) -> list[TenantEvent]:
+    in_service(state, "resume the tenant")
+    return [] if state.state == "active" else [TenantResumed()]
+
+
+def create_data_key(state: Tenant, key: str) -> list[TenantEvent]:
+    """One data key for the life of the tenant; a second request changes nothing."""
+    in_service(state, "create a data key")
+    return [] if state.data_key else [DataKeyCreated(key=key)]
+
+
+def release_data_key(state: Tenant, *, run: RunId | None, operator: str | None, why: str) -> list[TenantEvent]:
+    """To the holder of a run or to an operator. Raises `NotAllowed` when there is no key (any more)."""
+    in_service(state, "release the data key")
+    if state.data_key is None:
+        raise NotAllowed("release the data key", f"tenant {state.id} has none", "Register the tenant again.")
+    return [DataKeyReleased(key=state.data_key, run=run, operator=operator, why=why)]
+
+
+def offboard(state: Tenant, reason: str) -> list[TenantEvent]:
+    """Destroys the data key: collected batches cannot be opened from then on."""
+    in_service(state, "offboard the tenant")
+    destroyed: list[TenantEvent] = [DataKeyDestroyed(key=state.data_key)] if state.data_key else []
+    return [*destroyed, TenantOffboarded(reason=reason)]
+
+
+def may_run(state: Tenant) -> None:
+    """Raises `NotAllowed` unless collections of this tenant may start."""
+    in_service(state, "collect")
+    if state.state == "suspended":
+        raise NotAllowed(
+            "collect", f"tenant {state.id} is suspended ({state.reason})", "Use `tenantry tenant resume` first."
+        )

@@ -1,0 +1,80 @@
+"""The vault's key versions: created, activated, retired, destroyed. Exactly one is active once any was activated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, assert_never
+
+import msgspec
+
+from domain.errors import AlreadyExists, NotAllowed, Unknown
+from domain.events import (
+    VaultKeyActivated,
+    VaultKeyCreated,
+    VaultKeyDestroyed,
+    VaultKeyEvent,
+    VaultKeyRetired,
+)
+
+Standing = Literal["created", "active", "retired", "destroyed"]
+
+
+class VaultKeys(msgspec.Struct, frozen=True, kw_only=True):
+    """Standing of each key by its thumbprint, in order of version."""
+
+    keys: dict[str, Standing] = {}
+
+    @property
+    def active(self) -> str | None:
+        return next((key for key, standing in self.keys.items() if standing == "active"), None)
+
+
+def evolve(state: VaultKeys, event: VaultKeyEvent) -> VaultKeys:
+    match event:
+        case VaultKeyCreated():
+            return VaultKeys(keys={**state.keys, event.key: "created"})
+        case VaultKeyActivated():
+            others: dict[str, Standing] = {
+                key: "retired" if standing == "active" else standing for key, standing in state.keys.items()
+            }
+            return VaultKeys(keys={**others, event.key: "active"})
+        case VaultKeyRetired():
+            return VaultKeys(keys={**state.keys, event.key: "retired"})
+        case VaultKeyDestroyed():
+            return VaultKeys(keys={**state.keys, event.key: "destroyed"})
+        case _:
+            assert_never(event)
+
+
+def fold(events: Iterable[VaultKeyEvent]) -> VaultKeys:
+    state = VaultKeys()
+    for event in events:
+        state = evolve(state, event)
+    return state
+
+
+def create(state: VaultKeys, key: str, custody: str) -> list[VaultKeyEvent]:
+    if key in state.keys:
+        raise AlreadyExists("Vault key", key, "Generate another.")
+    return [VaultKeyCreated(key=key, version=len(state.keys) + 1, custody=custody)]
+
+
+def activate(state: VaultKeys, key: str) -> list[VaultKeyEvent]:
+    """The key that was active is retired by the same event: it still opens, nothing is sealed to it any more."""
+    standing = _standing(state, key)
+    if standing == "destroyed":
+        raise NotAllowed("activate the vault key", f"{key} is destroyed", "Create a new one.")
+    return [] if standing == "active" else [VaultKeyActivated(key=key)]
+
+
+def destroy(state: VaultKeys, key: str) -> list[VaultKeyEvent]:
+    standing = _standing(state, key)
+    if standing == "active":
+        raise NotAllowed("destroy the vault key", f"{key} is active", "Activate another key first.")
+    return [] if standing == "destroyed" else [VaultKeyDestroyed(key=key)]
+
+
+def _standing(state: VaultKeys, key: str) -> Standing:
+    if key not in state.keys:
+        raise Unknown("vault key", key, "See `tenantry vault keys`.")
+    return state.keys[key]
