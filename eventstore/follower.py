@@ -1,0 +1,46 @@
+"""Ordered reading of everything that is appended, by polling: SQLite has nothing else, and a database that announces
+appends may go quiet."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+from domain.events import Recorded
+from eventstore.store import EventStore
+
+PAGE = 500
+
+
+class Follower:
+    """Remembers the position up to which it has read."""
+
+    def __init__(self, store: EventStore, after: int = 0, limit: int = PAGE) -> None:
+        self._store = store
+        self._limit = limit
+        self.position = after
+
+    def poll(self) -> tuple[Recorded, ...]:
+        """The next events, at most a page of them; empty when there are none now."""
+        page = self._store.follow(self.position, self._limit)
+        if page:
+            self.position = page[-1].position
+        return page
+
+    async def changes(self, stop: asyncio.Event, interval: timedelta) -> AsyncIterator[tuple[Recorded, ...]]:
+        """Pages of events as they come, until `stop` is set. A full page is followed by the next without waiting."""
+        while not stop.is_set():
+            page = await asyncio.to_thread(self.poll)
+            if page:
+                yield page
+            if len(page) < self._limit:
+                await _set_within(stop, interval)
+
+
+async def _set_within(stop: asyncio.Event, interval: timedelta) -> None:
+    waiting = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((waiting,), timeout=interval.total_seconds())
+    finally:
+        waiting.cancel()
