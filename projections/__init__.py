@@ -1,0 +1,1 @@
+"""What the events say, as tables to read (fleet, runs), and as a log that proves itself (ledger, verify)."""
