@@ -1,0 +1,1 @@
+"""The vault: which release is allowed, the keyholder process that holds the only keys, and its clients."""

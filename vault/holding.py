@@ -1,0 +1,297 @@
+"""What the keyholder does with a request: decide, record, and only then open. No sockets and no processes here.
+
+Law: the event of a release stands in the store before the envelope is read. If it cannot be stored, nothing is opened;
+and without its own keys the vault neither decides nor records a release.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import datetime
+from typing import assert_never
+
+from crypto import datakey, envelope, transit
+from crypto.keyring import Keyring, public_jwks
+from crypto.secret import Secret
+from crypto.stores import SecretStore, credential_name, data_key_name
+from domain import ids
+from domain import run as runs
+from domain import tenant as tenants
+from domain.credential import Credential
+from domain.errors import EnvelopeRejected, ReleaseRefused, SecretMissing, VersionConflict
+from domain.events import CredentialEvent, DataKeyReleased, ReleaseDenied, RunEvent, TenantEvent
+from domain.ids import RunId, TenantId
+from domain.run import Run
+from domain.tenant import Tenant
+from eventstore.store import EventStore
+from eventstore.streams import ATTEMPTS, Held
+from vault import lineage, policy
+from vault.custody import Custodies
+from vault.keys import Keys, Versions
+from vault.lineage import HeldLineage, Lineage
+from vault.messages import (
+    Answer,
+    CreateDataKey,
+    CreateVaultKey,
+    DestroyVaultKey,
+    Done,
+    Health,
+    Healthy,
+    Hello,
+    KeyRequest,
+    PublicKeys,
+    PublicKeySet,
+    Release,
+    ReleaseDataKey,
+    Request,
+    ResealStep,
+    RetireVaultKey,
+    RotateVaultKey,
+    Sealed,
+    VaultKey,
+    VaultKeys,
+    VaultKeySet,
+    data_key_context,
+    release_context,
+)
+from vault.resealing import Resealing
+
+ACTOR = "vault"
+
+
+class Holding:
+    """The keys, and the stores that say who may use them. Methods may be called from any thread.
+
+    It raises what `domain.errors` names; no error quotes what was opened.
+    """
+
+    def __init__(
+        self, events: EventStore, secrets: SecretStore, custodies: Custodies, clock: Callable[[], datetime]
+    ) -> None:
+        self._events = events
+        self._secrets = secrets
+        self._clock = clock
+        self._resealing = Resealing(events, secrets, self.keyring, clock)
+        self._keys = Keys(events, custodies, lambda key: self._resealing.counts()[key], clock)
+
+    def answer(self, request: Request, caller: str) -> Answer:
+        """`caller`: who the operating system says is asking; the cause of what an operator is given."""
+        match request:
+            case Hello():
+                return Hello(pid=os.getpid())
+            case Release():
+                return self.release(request)
+            case ReleaseDataKey():
+                return self.release_data_key(request, caller)
+            case CreateDataKey():
+                return self.create_data_key(request)
+            case PublicKeys():
+                return PublicKeySet(jwks=public_jwks(self.keyring().public))
+            case Health():
+                return self._health()
+            case _:
+                return self._about_keys(request)
+
+    def _about_keys(self, request: KeyRequest) -> Answer:
+        match request:
+            case CreateVaultKey():
+                return self.create_vault_key(request)
+            case RotateVaultKey():
+                return Done(key=self._keys.rotate(request.replaces, request.actor, request.cause))
+            case ResealStep():
+                return self._resealing.step(request)
+            case RetireVaultKey():
+                self._keys.retire(request.key, request.actor, request.cause)
+                return Done(key=request.key)
+            case DestroyVaultKey():
+                self._keys.destroy(request.key, request.actor, request.cause)
+                return Done(key=request.key)
+            case VaultKeys():
+                return self.vault_keys(count=request.count)
+            case _:
+                assert_never(request)
+
+    def close(self) -> None:
+        self._events.close()
+
+    # credentials
+
+    def release(self, message: Release) -> Sealed:
+        """Raises `ReleaseRefused` once the reason is recorded, and whatever keeps an event from being stored."""
+        request = policy.ReleaseRequest(
+            run=ids.run_id(message.run),
+            tenant=ids.tenant_id(message.tenant),
+            slot=ids.slot(message.slot),
+            activation=message.activation,
+            epoch=message.epoch,
+            purpose=message.purpose,
+            transit_key=message.transit_key,
+            operator=message.operator,
+        )
+        self.keyring()
+        stream = ids.credential_stream(request.tenant, request.slot)
+        held: HeldLineage = Held(self._events, stream, lineage.evolve, Lineage())
+        for _ in range(ATTEMPTS):
+            decided = self._decided(held, request)
+            stored = self._stored(request)
+            digest = None if stored is None else policy.digest_of(stored)
+            if stored is not None and digest in decided.digests:
+                return self._opened(held, request, stored)
+            held.refresh()
+            if held.state.generation == decided.generation:
+                if stored is not None and digest in held.state.digests:
+                    return self._opened(held, request, stored)
+                raise self._denied(held, request, "envelope-missing" if stored is None else "envelope-exchanged")
+        raise VersionConflict(stream, held.version)
+
+    def _decided(self, held: HeldLineage, request: policy.ReleaseRequest) -> Lineage:
+        """The credential whose release is now recorded."""
+
+        def decide(state: Lineage) -> list[CredentialEvent]:
+            credential = state.credential
+            return [
+                policy.decide_release(
+                    run=self._run(request.run),
+                    tenant=self._tenant(request.tenant).state,
+                    credential=credential,
+                    request=request,
+                    holders=() if request.operator is None or credential is None else self._holders(credential),
+                    now=self._clock(),
+                )
+            ]
+
+        (recorded,) = held.decide(decide, at=self._clock(), actor=ACTOR, cause=request.run)
+        if isinstance(recorded.event, ReleaseDenied):
+            raise ReleaseRefused(_name(request), policy.REASONS[recorded.event.why])
+        return held.state
+
+    def _stored(self, request: policy.ReleaseRequest) -> bytes | None:
+        try:
+            return self._secrets.get(credential_name(request.tenant, request.slot))
+        except SecretMissing:
+            return None
+
+    def _opened(self, held: HeldLineage, request: policy.ReleaseRequest, stored: bytes) -> Sealed:
+        """With the keyring of this moment: the envelope may be newer than the request."""
+        sealed = stored.decode("ascii", "replace")
+        try:
+            key = envelope.read_header(sealed).kid
+            payload = envelope.open_(sealed, tenant=request.tenant, slot=request.slot, keyring=self.keyring())
+        except EnvelopeRejected:
+            self._denied(held, request, "envelope-rejected")
+            raise
+        context = release_context(request.run, request.tenant, request.slot, request.activation, request.epoch)
+        with payload:
+            return Sealed(payload=transit.seal(request.transit_key, payload, context), key=key)
+
+    def _denied(self, held: HeldLineage, request: policy.ReleaseRequest, why: str) -> ReleaseRefused:
+        """Recorded; the error to raise."""
+        held.decide(lambda _: [policy.denied(request, why)], at=self._clock(), actor=ACTOR, cause=request.run)
+        return ReleaseRefused(_name(request), policy.REASONS[why])
+
+    # data keys
+
+    def release_data_key(self, message: ReleaseDataKey, caller: str) -> Sealed:
+        """Raises `ReleaseRefused`, and whatever keeps the event from being stored."""
+        request = policy.DataKeyRequest(
+            tenant=ids.tenant_id(message.tenant),
+            run=None if message.run is None else ids.run_id(message.run),
+            activation=message.activation,
+            epoch=message.epoch,
+            operator=message.operator,
+            why=message.why,
+        )
+
+        def decide(state: Tenant | None) -> list[TenantEvent]:
+            run = None if request.run is None else self._run(request.run)
+            return [policy.decide_data_key_release(run=run, tenant=state, request=request)]
+
+        self.keyring()
+        actor = ACTOR if request.operator is None else f"operator:{request.operator}"
+        held = self._tenant(request.tenant)
+        (recorded,) = held.decide(decide, at=self._clock(), actor=actor, cause=request.run or caller)
+        assert isinstance(recorded.event, DataKeyReleased)  # noqa: S101 - the decision has no other event
+        with self._data_key(request.tenant, recorded.event.key) as key:
+            context = data_key_context(request.tenant, request.run or request.operator or "")
+            return Sealed(payload=transit.seal(message.transit_key, key, context), key=recorded.event.key)
+
+    def _data_key(self, tenant: TenantId, recorded: str) -> Secret:
+        """The key that the event names and no other, whatever stands in the secret store."""
+        wrapped = self._secrets.get(data_key_name(tenant)).decode("ascii", "replace")
+        key = datakey.unwrap(wrapped, tenant=tenant, keyring=self.keyring())
+        if key.id != recorded:
+            raise ReleaseRefused(f"datakey:{tenant}", policy.REASONS["data-key-exchanged"])
+        return key.to_secret()
+
+    def create_data_key(self, message: CreateDataKey) -> Done:
+        """Stored first, recorded afterwards: what an event names exists. A key that no event names seals nothing, so it
+        is replaced and never taken over: whoever may write secrets could have put it there."""
+        tenant = ids.tenant_id(message.tenant)
+        with self._resealing.wrapping:
+            held = self._tenant(tenant)
+            if tenants.known(held.state, tenant).data_key is None:
+                key = datakey.new_data_key()
+                tenants.create_data_key(tenants.known(held.state, tenant), key.id)
+                wrapped = datakey.wrap(key, tenant=tenant, key=self.keyring().active)
+                self._secrets.put(data_key_name(tenant), wrapped.encode(), {"tenant": tenant, "kind": "data-key"})
+                held.decide(
+                    lambda state: tenants.create_data_key(tenants.known(state, tenant), key.id),
+                    at=self._clock(),
+                    actor=message.actor,
+                    cause=message.cause,
+                )
+            return Done(key=tenants.known(held.state, tenant).data_key or "")
+
+    # vault keys
+
+    def keyring(self) -> Keyring:
+        """The keys that the events name. Raises `NotAllowed` without any."""
+        return self._keys.keyring()
+
+    def create_vault_key(self, message: CreateVaultKey) -> Done:
+        return Done(key=self._keys.create(message.actor, message.cause))
+
+    def vault_keys(self, *, count: bool) -> VaultKeySet:
+        versions = self._keys.versions()
+        counted = self._resealing.counts() if count else None
+        return VaultKeySet(
+            keys=tuple(
+                VaultKey(
+                    key=key,
+                    version=created.version,
+                    state=_state(versions, key),
+                    custody=created.custody,
+                    sealed=None if counted is None else counted[key],
+                )
+                for key, created in versions.created.items()
+            )
+        )
+
+    def _health(self) -> Healthy:
+        keyring = self.keyring()
+        active = keyring.active.thumbprint
+        custody = self._keys.versions().created[active].custody
+        return Healthy(pid=os.getpid(), active=active, keys=len(keyring.public), custody=custody)
+
+    # what the events say
+
+    def _run(self, run: RunId) -> Run | None:
+        held: Held[Run | None, RunEvent] = Held(self._events, ids.run_stream(run), runs.evolve, None)
+        return held.state
+
+    def _holders(self, credential: Credential) -> list[Run]:
+        found = (self._run(run) for run, _, _ in credential.releases)
+        return [run for run in found if run is not None]
+
+    def _tenant(self, tenant: TenantId) -> Held[Tenant | None, TenantEvent]:
+        return Held(self._events, ids.tenant_stream(tenant), tenants.evolve, None)
+
+
+def _state(versions: Versions, key: str) -> str:
+    standing = versions.keys.keys[key]
+    return "former" if standing == "retired" and key not in versions.emptied else standing
+
+
+def _name(request: policy.ReleaseRequest) -> str:
+    return f"{request.tenant}:{request.slot}"
