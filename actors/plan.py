@@ -1,0 +1,31 @@
+"""Which datasets a run collects: those asked for, else the tenant's plan, else the whole catalog."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from collectors.dataset import Dataset as Definition
+from domain.errors import NotAllowed, Unknown
+from domain.ids import Dataset
+from domain.tenant import Tenant
+
+
+def datasets_for(tenant: Tenant, catalog: Mapping[Dataset, Definition], asked: Sequence[str]) -> tuple[Dataset, ...]:
+    """In the order of the catalog, parents first. An Exchange Server's datasets only where the tenant declares one.
+
+    Raises `Unknown` for a name that is not in the catalog and `NotAllowed` when nothing is left to collect.
+    """
+    wanted = [Dataset(name) for name in asked] or list(tenant.datasets) or list(catalog)
+    for name in wanted:
+        if name not in catalog:
+            raise Unknown("dataset", name, "See `tenantry data datasets`.")
+    possible = tuple(
+        name
+        for name, definition in catalog.items()
+        if name in wanted and (tenant.exchange_server or definition.workload != "exchange-server")
+    )
+    if not possible:
+        raise NotAllowed(
+            "collect", f"tenant {tenant.id} declares no Exchange Server", "Declare it with `tenantry tenant add`."
+        )
+    return possible
