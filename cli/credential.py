@@ -1,0 +1,191 @@
+"""`tenantry credential ...`: sealed here, stored sealed, followed by events."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from cli.command import INCOMPLETE, Session, flag
+from cli.files import read_text, write_atomically
+from cli.forecast import credential_object, known
+from cli.forecast import expiring as expire_within
+from cli.rotation import stored
+from cli.sealing import SealedCredential, held_credential, make, parse_sealed, read_credential, store_sealed
+from cli.state import State, opened
+from cli.trail import entry, show_entries
+from cli.verifying import exit_code, few, show_verification, slots_of, verified
+from crypto.keyring import parse_public
+from crypto.stores import credential_name
+from domain import credential as credentials
+from domain.errors import NotAllowed
+from domain.ids import ENTRA, credential_stream, slot, tenant_id
+
+__all__ = ["expiring", "history", "list_", "make", "put", "revoke", "seal", "set_", "store_sealed", "verify"]
+
+LISTED = ("tenant", "slot", "kind", "identity", "state", "expires", "days_left", "why")
+
+TenantArgument = Annotated[str, typer.Argument(metavar="TENANT", help="Directory id (GUID).")]
+Kind = Annotated[
+    str, typer.Option(metavar="KIND", help="app-certificate, app-secret or service-account.", show_default=False)
+]
+ClientId = Annotated[
+    str, typer.Option(metavar="GUID", help="Application (client) id; for a service account a public client.")
+]
+Username = Annotated[str, typer.Option(metavar="NAME", help="User name of a service account.")]
+SlotOption = Annotated[
+    str,
+    typer.Option("--slot", metavar="SLOT", help="entra, or exchange-server for a tenant's own Exchange Server."),
+]
+Certificate = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="PEM file with the certificate and its private key.")
+]
+Reason = Annotated[str, typer.Option(metavar="TEXT", help="Why, for the record.")]
+NoVerify = Annotated[bool, flag("--no-verify", help="Do not try it before it takes the place of another.")]
+
+
+def seal(
+    session: Session,
+    public_key: Annotated[
+        Path, typer.Option(metavar="FILE", help="The vault's public key (`tenantry vault public-key`).")
+    ],
+    tenant: Annotated[str, typer.Option(metavar="GUID", help="Directory id (GUID).")],
+    kind: Kind,
+    client_id: ClientId = "",
+    username: Username = "",
+    slot_: SlotOption = ENTRA,
+    certificate: Certificate = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the sealed credential to this file.")] = None,
+) -> None:
+    """Seal a credential, offline: needs the public key only. The secret comes from a prompt or standard input.
+
+    Example: `tenantry credential seal --public-key vault.jwks --tenant ID --kind app-secret --client-id ID`
+    """
+    key = parse_public(read_text(public_key, "public key"))
+    sealed = make(tenant_id(tenant), slot(slot_), key, read_credential(kind, client_id, username, certificate))
+    content = msgspec.json.format(msgspec.json.encode(sealed), indent=2)
+    if out:
+        write_atomically(out, content + b"\n", 0o600)
+        if session.json:
+            session.print_json({"file": str(out), "tenant": sealed.tenant, "slot": sealed.slot, "key": key.thumbprint})
+        session.say(f"Sealed to {key.thumbprint}: {out}. Store it with `tenantry credential put {out}`.")
+    else:
+        typer.echo(content.decode())
+
+
+def set_(
+    session: Session,
+    tenant: TenantArgument,
+    kind: Kind,
+    client_id: ClientId = "",
+    username: Username = "",
+    slot_: SlotOption = ENTRA,
+    certificate: Certificate = None,
+    no_verify: NoVerify = False,
+) -> None:
+    """Seal a credential here and store it. The secret comes from a prompt, or standard input when that is no terminal.
+
+    One that takes the place of another has to sign in first, or the former one stays.
+
+    Example: `tenantry credential set TENANT --kind service-account --username reader@contoso.com`
+    """
+    state = opened(session)
+    known = state.tenant(tenant)
+    payload = read_credential(kind, client_id, username, certificate)
+    _store(session, state, make(known.id, slot(slot_), state.public_key(), payload), verify=not no_verify)
+
+
+def put(
+    session: Session,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `seal` wrote.")],
+    no_verify: NoVerify = False,
+) -> None:
+    """Store a credential that was sealed elsewhere. One that takes the place of another has to sign in first.
+
+    Example: `tenantry credential put sealed.json`
+    """
+    state = opened(session)
+    _store(session, state, parse_sealed(read_text(file, "sealed credential"), file), verify=not no_verify)
+
+
+def verify(
+    session: Session,
+    tenant: TenantArgument,
+    slot_: Annotated[str | None, typer.Option("--slot", metavar="SLOT", help="Only this credential.")] = None,
+) -> None:
+    """Sign in once to each service of the tenant's plan, and show permissions, licences and expiry.
+
+    It tries a credential that stands rejected too: that is how to find out that the cause is mended. Exit code 3 when
+    something of the plan cannot be read, 1 when nothing was signed in to.
+
+    Example: `tenantry credential verify TENANT`
+    """
+    state = opened(session)
+    found = state.tenant(tenant)
+    result = verified(state, found, slots_of(state, found, slot(slot_) if slot_ else None))
+    show_verification(session, state, found, result)
+    if code := exit_code(result):
+        raise typer.Exit(code)
+
+
+def list_(session: Session) -> None:
+    """List the credentials of all tenants: kind, identity, standing, expiry and days left."""
+    rows = [credential_object(one) for one in known(opened(session))]
+    session.show(rows, LISTED, "No credentials. Set one with `tenantry credential set`.")
+
+
+def expiring(
+    session: Session,
+    days: Annotated[int, typer.Option(min=0, max=3650, metavar="N", help="Within so many days.")] = 30,
+) -> None:
+    """List the credentials that expire soon, the next one first. Exit code 3 when there are any.
+
+    Only a certificate says when it expires; client secrets and passwords are not seen here.
+
+    Example: `tenantry credential expiring --days 60 --json`
+    """
+    rows = [credential_object(one) for one in expire_within(opened(session), timedelta(days=days))]
+    session.show(rows, LISTED, f"No credential is known to expire within {days} days.")
+    if rows:
+        raise typer.Exit(INCOMPLETE)
+
+
+def history(session: Session, tenant: TenantArgument, slot_: SlotOption = ENTRA) -> None:
+    """Show everything that happened to a credential: set, used, rejected, rotated, revoked."""
+    state = opened(session)
+    known = state.tenant(tenant)
+    stream = credential_stream(known.id, slot(slot_))
+    show_entries(session, [entry(one) for one in state.store.read(stream)])
+
+
+def revoke(session: Session, tenant: TenantArgument, reason: Reason, slot_: SlotOption = ENTRA) -> None:
+    """Revoke a credential: it is not released any more, and its envelope is deleted."""
+    state = opened(session)
+    known = state.tenant(tenant)
+    held = held_credential(state, known.id, slot(slot_))
+    if held.state is None:
+        raise NotAllowed("revoke the credential", "there is none", "See `tenantry credential list`.")
+    changed = state.decide(held, lambda found: credentials.revoke(found, reason) if found else [], "credential revoke")
+    state.secrets.delete(credential_name(known.id, slot(slot_)))
+    if session.json:
+        session.print_json({"tenant": known.id, "slot": slot_, "state": held.state.state})
+    session.say(f"{'Revoked' if changed else 'Revoked before:'} the {slot_} credential of {known.name}.")
+
+
+def _store(session: Session, state: State, sealed: SealedCredential, *, verify: bool) -> None:
+    done = stored(state, sealed, verify=verify)
+    one, result = done.credential, done.verification
+    if session.json:
+        facts = {name: getattr(one, name) for name in ("tenant", "slot", "kind", "identity", "expires", "state")}
+        session.print_json({**facts, "verified": result is not None})
+    session.say(f"Stored the {one.kind} of {one.identity} for {one.tenant}, sealed to {one.vault_key}.")
+    if result is None:
+        return
+    session.say(f"It signs in to {few([one.resource for one in result.resources if one.outcome == 'verified'])}.")
+    for lacking in (one for one in result.resources if one.outcome != "verified" or one.unreadable):
+        session.say(f"{lacking.resource}: {lacking.detail or lacking.unreadable}", "yellow")
+    if code := exit_code(result):
+        raise typer.Exit(code)

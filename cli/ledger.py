@@ -1,0 +1,56 @@
+"""The signed ledger of a state directory: checkpoints and verification."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from cli.command import now
+from cli.state import State, operator
+from crypto.checkpoint import LedgerKey
+from crypto.secret import Secret
+from crypto.stores import EVENT_KEY, LEDGER_KEY
+from domain.errors import Malformed
+from eventstore.store import sqlite_path
+from projections.ledger import Ledger
+from projections.verify import Verification
+from projections.verify import verify as verify_files
+
+
+def verified(state: State, witnesses: Sequence[str]) -> Verification:
+    events = sqlite_path(state.settings.eventstore)
+    if events is None:
+        raise Malformed("event store", state.settings.eventstore, "a file")
+    key = ledger_key(state)
+    return verify_files(
+        events, ledger_path(state), key.public, event_key=state.secrets.get(EVENT_KEY), witnesses=witnesses
+    )
+
+
+def sign_checkpoint(state: State, cause: str) -> None:
+    with opened_ledger(state) as (ledger, _):
+        ledger.sign(at=now(), actor=operator(), cause=cause)
+
+
+@contextmanager
+def opened_ledger(state: State) -> Iterator[tuple[Ledger, LedgerKey]]:
+    key = ledger_key(state)
+    ledger = Ledger(state.store, ledger_path(state), key, origin(key))
+    try:
+        yield ledger, key
+    finally:
+        ledger.close()
+
+
+def ledger_key(state: State) -> LedgerKey:
+    return LedgerKey.from_secret(Secret(state.secrets.get(LEDGER_KEY)))
+
+
+def ledger_path(state: State) -> Path:
+    return state.directory / "ledger.db"
+
+
+def origin(key: LedgerKey) -> str:
+    """The log's name in its checkpoints, different for each state directory."""
+    return f"tenantry/{key.public.hex()[:16]}"

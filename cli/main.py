@@ -1,0 +1,186 @@
+"""Assembles the `tenantry` command from tables; the module of a command is imported when that command is called."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from cli.command import FAILED, WRONG_USAGE, add_command, flag, tell
+from cli.unexpected import recorded
+
+HELP = "Collects Microsoft 365 data from every tenant you manage, keeps their credentials sealed, and can prove both."
+MARKUP: Any = "markdown"
+
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "demo": ("demo", "demo", "Run the main job against a simulator, and show what is on record."),
+    "init": ("basics", "init", "Make a state directory with its vault key, event key and ledger key."),
+    "collect": ("collect", "collect", "Collect now, with progress."),
+    "doctor": ("doctor", "doctor", "Say which step fails on the way to a tenant's data, and what to do."),
+    "simulate": ("simulate", "simulate", "Serve a simulated Microsoft 365 until Ctrl-C."),
+}
+"""Commands of their own: module, function, one line of help."""
+
+GROUPS: dict[str, tuple[str, str, dict[str, str]]] = {
+    "tenant": (
+        "tenant",
+        "Register and manage tenants.",
+        {
+            "add": "add",
+            "list": "list_",
+            "show": "show",
+            "plan": "plan",
+            "suspend": "suspend",
+            "resume": "resume",
+            "offboard": "offboard",
+        },
+    ),
+    "vault": (
+        "vault",
+        "The vault's keys.",
+        {"keys": "keys", "public-key": "public_key", "rotate": "rotate", "retire": "retire", "destroy": "destroy"},
+    ),
+    "credential": (
+        "credential",
+        "Seal, store and follow credentials.",
+        {
+            "seal": "seal",
+            "set": "set_",
+            "put": "put",
+            "verify": "verify",
+            "list": "list_",
+            "expiring": "expiring",
+            "history": "history",
+            "revoke": "revoke",
+        },
+    ),
+    "run": (
+        "run",
+        "What was collected, when, and what is missing.",
+        {"list": "list_", "show": "show", "cancel": "cancel"},
+    ),
+    "data": (
+        "data",
+        "Query and export collected rows.",
+        {"datasets": "datasets", "sql": "sql", "export": "export"},
+    ),
+    "audit": (
+        "audit",
+        "The event log: read it, replay it, verify it.",
+        {"log": "log", "replay": "replay", "verify": "verify", "checkpoint": "checkpoint"},
+    ),
+    "config": ("basics", "Settings and where they come from.", {"show": "config_show"}),
+}
+"""Module, one line of help, and the function of each command."""
+
+
+class Command(TyperCommand):
+    def get_help_option(self, ctx: Any) -> Any:
+        return _as_flag(super().get_help_option(ctx))
+
+
+class Group(TyperGroup):
+    def get_help_option(self, ctx: Any) -> Any:
+        return _as_flag(super().get_help_option(ctx))
+
+
+class Root(Group):
+    """Lists every command; has the one that is called loaded."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        if args and args[0] in self.commands:
+            self.commands[args[0]] = load(args[0])
+        return super().resolve_command(ctx, args)
+
+
+def _as_flag(option: Any) -> Any:
+    if option is not None:
+        option.metavar = ""
+    return option
+
+
+def load(name: str) -> Any:
+    """The command or group of this name, with its functions."""
+    if name in COMMANDS:
+        module, function, _ = COMMANDS[name]
+        app = typer.Typer(rich_markup_mode=MARKUP, add_completion=False, pretty_exceptions_enable=False)
+        add_command(app, name, getattr(import_module(f"cli.{module}"), function), Command)
+        return typer.main.get_command(app)
+    module, help_text, functions = GROUPS[name]
+    group = typer.Typer(
+        name=name, help=help_text, cls=Group, rich_markup_mode=MARKUP, add_completion=False, no_args_is_help=True
+    )
+    for command, function in functions.items():
+        add_command(group, command, getattr(import_module(f"cli.{module}"), function), Command)
+    return typer.main.get_group(group)
+
+
+def root(
+    version: Annotated[bool, flag("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"tenantry {installed('tenantry')}")
+        raise typer.Exit
+
+
+def build() -> Any:
+    app = typer.Typer(
+        name="tenantry",
+        cls=Root,
+        help=HELP,
+        no_args_is_help=True,
+        invoke_without_command=True,
+        rich_markup_mode=MARKUP,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(root)
+    group = typer.main.get_group(app)
+    lines = {name: line for name, (_, _, line) in COMMANDS.items()} | {
+        name: line for name, (_, line, _) in GROUPS.items()
+    }
+    group.commands = {name: TyperCommand(name=name, help=line) for name, line in lines.items()}
+    return group
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Carries out one command line; the exit code."""
+    try:
+        code = build()(args=arguments, prog_name="tenantry", standalone_mode=False)
+    except typer.TyperException as error:
+        message = error.format_message()
+        path = getattr(getattr(error, "ctx", None), "command_path", "tenantry")
+        if message.startswith("Usage") or not message.strip():
+            typer.echo(message)
+        else:
+            end = "" if message.rstrip().endswith("?") else "."
+            tell(f"{message.strip().rstrip('.')}{end} See `{path} --help`.")
+        return WRONG_USAGE
+    except typer.Abort:
+        tell("Standard input ended before the answer. Nothing was done.")
+        return FAILED
+    except KeyboardInterrupt:
+        tell("Stopped.")
+        return FAILED
+    except Exception as error:  # noqa: BLE001 - a command's module that cannot be loaded, for example
+        tell(recorded(error, None, os.environ))
+        return FAILED
+    return code if isinstance(code, int) else 0
+
+
+def run_command() -> None:
+    """The console script. A request to terminate is like Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    run_command()

@@ -1,0 +1,107 @@
+"""What people see: tables as wide as they need, or a record for each row where they do not fit."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from textwrap import wrap
+from typing import Any
+
+import msgspec
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+PIPE_WIDTH = 150
+LONG_COLUMNS = frozenset({"why", "reason", "detail", "facts", "name", "value", "identity"})
+"""Columns that wrap where there is not enough room; the others are kept whole, so that they can be copied."""
+WIDEST_WHOLE = 44
+"""Columns wider than this wrap too, whatever their name."""
+NARROWEST = 20
+"""A column that wraps is no narrower than this."""
+COUNTS = frozenset({"rows", "requests", "collected", "truth"})
+CONTROLS = dict.fromkeys((*range(32), 127, *range(128, 160)), "�") | {10: " ", 9: " "}
+"""Collected text must not steer the terminal."""
+
+
+class Page(Console):
+    """A console whose reader may go away (`... | head`): that is the caller's to judge."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+def new_console() -> Page:
+    """As wide as the terminal; in a file or a pipe, wide enough for our tables."""
+    return Page() if sys.stdout.isatty() else Page(width=PIPE_WIDTH)
+
+
+def cell(value: object, column: str = "") -> str:
+    match value:
+        case None | "":
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case datetime():
+            return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+        case int() if column in COUNTS:
+            return f"{value:,}"
+        case float():
+            return f"{value:.1f}"
+        case dict():
+            return json.dumps(value, ensure_ascii=False, default=str).translate(CONTROLS)
+        case list() | tuple():
+            return ", ".join(cell(one) for one in value)
+        case _:
+            return str(value).translate(CONTROLS)
+
+
+def json_text(value: object) -> bytes:
+    """Indented. Whole numbers of any size, which SQL may give, stay numbers."""
+    try:
+        return msgspec.json.format(msgspec.json.encode(value), indent=2)
+    except OverflowError:
+        plain = msgspec.to_builtins(value)
+        return json.dumps(plain, indent=2, ensure_ascii=False).encode()
+
+
+def shown(rows: Sequence[dict[str, Any]], columns: Sequence[str], width: int) -> Table | Text:
+    """A table of `columns`; records where one line for each row does not fit `width` characters."""
+    headings = [column.replace("_", " ").strip() if column not in ("_tenant", "_run") else column for column in columns]
+    cells = [[cell(row.get(column), column) for column in columns] for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(headings, *cells, strict=True)]
+    wraps = [column in LONG_COLUMNS or wide > WIDEST_WHOLE for column, wide in zip(columns, widths, strict=True)]
+    least = sum(min(wide, NARROWEST) if long else wide for wide, long in zip(widths, wraps, strict=True))
+    if least + 2 * (len(columns) - 1) > width:
+        return Text("\n").join(record(headings, line, width) for line in cells)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for place, heading in enumerate(headings):
+        numbers = all(isinstance(row.get(columns[place]), int | float | None) for row in rows)
+        table.add_column(
+            Text(heading), overflow="fold", no_wrap=not wraps[place], justify="right" if numbers else "left"
+        )
+    for line in cells:
+        table.add_row(*map(Text, line))
+    return table
+
+
+def record(headings: Sequence[str], line: Sequence[str], width: int) -> Text:
+    """The first value, and below it the others with their names, as many to a line as fit."""
+    text = Text(line[0], style="bold")
+    pairs = (f"{heading} {value}" for heading, value in zip(headings[1:], line[1:], strict=True) if value != "-")
+    for filled in packed(pairs, width - 2):
+        text.append(f"\n  {filled}", style="not bold")
+    return text
+
+
+def packed(pairs: Iterable[str], width: int) -> list[str]:
+    lines: list[str] = []
+    for pair in pairs:
+        if lines and cell_len(lines[-1]) + 3 + cell_len(pair) <= width:
+            lines[-1] += f" · {pair}"
+        else:
+            lines += wrap(pair, width, subsequent_indent="  ")
+    return lines

@@ -1,0 +1,213 @@
+"""The state directory: made whole by `init`, checked by everyone else; and what commands open of it."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import select
+import shutil
+import signal
+import socket
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from actors.stores import open_store
+from cli.command import Session, now
+from cli.files import read_text, refused, write_atomically
+from crypto.checkpoint import LedgerKey
+from crypto.keyring import VaultPublicKey, parse_public
+from crypto.opening import open_secret_store
+from crypto.stores import EVENT_KEY, LEDGER_KEY, SecretStore
+from domain import tenant as tenants
+from domain.errors import AlreadyExists, NotAllowed, StateVersionMismatch, Unreadable
+from domain.events import TenantEvent
+from domain.ids import Stream, TenantId, tenant_id, tenant_stream
+from domain.settings import Settings
+from domain.tenant import Tenant
+from eventstore.batches import open_batch_store
+from eventstore.mapper import KEY_BYTES
+from eventstore.store import EventStore, create_event_store
+from eventstore.streams import Held
+from vault.client import Keyholder, connect, owner_process
+from vault.custody import create_passphrase
+
+VERSION = "1"
+VERSION_FILE = "version"
+PUBLIC_KEY_FILE = "vault-public.jwks"
+STOP_SECONDS = 10.0
+
+S = TypeVar("S")
+E = TypeVar("E")
+
+
+class State:
+    """An initialised state directory. Raises `NotAllowed` where there is none, `StateVersionMismatch` for another."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.directory = Path(settings.state)
+        check_version(self.directory)
+
+    @cached_property
+    def secrets(self) -> SecretStore:
+        return open_secret_store(self.settings)
+
+    @cached_property
+    def store(self) -> EventStore:
+        return open_store(self.settings)
+
+    @cached_property
+    def keyholder(self) -> Keyholder:
+        return connect(self.settings)
+
+    def close(self) -> None:
+        for name in ("store", "keyholder"):
+            if opened := self.__dict__.pop(name, None):
+                opened.close()
+
+    @property
+    def views(self) -> Path:
+        """The file of the views, which can be deleted and is made again from the events."""
+        return self.directory / "views.db"
+
+    def public_key(self) -> VaultPublicKey:
+        path = self.directory / PUBLIC_KEY_FILE
+        return parse_public(read_text(path, "public key", "Write it again with `tenantry vault public-key`."))
+
+    def publish(self, jwks: str) -> None:
+        write_atomically(self.directory / PUBLIC_KEY_FILE, jwks.encode(), 0o644)
+
+    def held(self, stream: Stream, evolve: Callable[[S, E], S], initial: S) -> Held[S, E]:
+        return Held(self.store, stream, evolve, initial)
+
+    def decide(self, held: Held[S, E], decision: Callable[[S], Sequence[E]], cause: str) -> bool:
+        """Appends for the operator; whether anything changed."""
+        return bool(held.decide(decision, at=now(), actor=operator(), cause=cause))
+
+    def tenant_stream(self, text: str) -> Held[Tenant | None, TenantEvent]:
+        """Of a registered tenant; raises `Malformed` or `Unknown`."""
+        tenant = tenant_id(text)
+        held: Held[Tenant | None, TenantEvent] = self.held(tenant_stream(tenant), tenants.evolve, None)
+        tenants.known(held.state, tenant)
+        return held
+
+    def tenant(self, text: str) -> Tenant:
+        return tenants.known(self.tenant_stream(text).state, TenantId(text))
+
+
+def opened(session: Session) -> State:
+    """The state directory of a command, closed when the command ends."""
+    state = State(session.settings)
+    session.closing.callback(state.close)
+    return state
+
+
+def operator() -> str:
+    """The actor of what a command does."""
+    return f"operator:{operator_name()}"
+
+
+def operator_name() -> str:
+    """The user by number where the system has no name for it."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+def check_version(directory: Path) -> None:
+    try:
+        found = (directory / VERSION_FILE).read_bytes()[:20].decode(errors="replace").strip()
+    except FileNotFoundError:
+        raise NotAllowed(
+            "use the state directory", f"{directory} is not initialised", "Run `tenantry init` first, or give --state."
+        ) from None
+    except OSError as error:
+        raise Unreadable("state directory", str(directory), error.strerror or "", "Check its permissions.") from error
+    if found != VERSION:
+        raise StateVersionMismatch(str(directory), found, VERSION)
+
+
+def initialise(settings: Settings) -> str:
+    """Makes the state directory with its keys and event store; returns the public JWKS.
+
+    Everything is built beside its place and moved there, the version file last, so a failure leaves nothing behind.
+    Other files in the directory stay. Raises `AlreadyExists`, `NotAllowed` or `StorageFull`.
+    """
+    final = Path(settings.state)
+    try:
+        if (final / VERSION_FILE).exists():
+            raise AlreadyExists("State directory", str(final), "Use it, or give another with --state.")
+        made = not final.exists()
+        final.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            return _initialise(settings, final)
+        except BaseException:
+            if made:
+                final.rmdir()
+            raise
+    except OSError as error:
+        raise refused(f"initialise {final}", final, error) from error
+
+
+def _initialise(settings: Settings, final: Path) -> str:
+    building = Path(tempfile.mkdtemp(prefix=".init-", dir=final))
+    moved: list[Path] = []
+    temporary = relocated(settings, building)
+    try:
+        jwks = _build(temporary)
+        for path in sorted(building.iterdir(), key=lambda path: path.name == VERSION_FILE):
+            if (final / path.name).exists():
+                raise NotAllowed("initialise", f"{final / path.name} is in the way", "Give another with --state.")
+            moved.append(path.rename(final / path.name))
+    except BaseException:
+        for path in moved:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        stop_keyholder(temporary)
+        raise
+    finally:
+        shutil.rmtree(building)
+    return jwks
+
+
+def relocated(settings: Settings, directory: Path) -> Settings:
+    """The same settings with everything that lies in the state directory in another directory."""
+    text = msgspec.json.encode(settings).decode().replace(settings.state, str(directory))
+    return msgspec.json.decode(text, type=Settings)
+
+
+def _build(settings: Settings) -> str:
+    directory = Path(settings.state)
+    secrets = open_secret_store(settings)
+    secrets.put(EVENT_KEY, os.urandom(KEY_BYTES))
+    with LedgerKey.generate().to_secret() as ledger_key:
+        secrets.put(LEDGER_KEY, ledger_key.reveal())
+    create_passphrase(Path(settings.passphrase_file))
+    open_batch_store(settings.batches)
+    create_event_store(settings.eventstore)
+    write_atomically(directory / VERSION_FILE, f"{VERSION}\n".encode(), 0o600)
+    with connect(settings) as keyholder:
+        keyholder.create_vault_key(operator(), "init")
+        jwks = keyholder.public_keys()
+    stop_keyholder(settings)
+    write_atomically(directory / PUBLIC_KEY_FILE, jwks.encode(), 0o644)
+    return jwks
+
+
+def stop_keyholder(settings: Settings) -> None:
+    """Asks the keyholder of this state directory to end and waits until it has."""
+    pid = owner_process(settings)
+    if pid is None:
+        return
+    descriptor = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(descriptor, signal.SIGTERM)
+        select.select([descriptor], [], [], STOP_SECONDS)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,190 @@
+"""`tenantry tenant ...`: commands as events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from cli.command import INCOMPLETE, Session, flag, now
+from cli.offboarding import offboard as offboarded
+from cli.state import State, opened, operator
+from cli.views import fleet
+from collectors.catalog import load_catalog
+from domain import tenant as tenants
+from domain.errors import Malformed, NotAllowed, Unknown
+from domain.events import ExchangeServer, TenantEvent, TenantRegistered
+from domain.ids import Dataset, dataset, domain_name, tenant_id, tenant_stream
+from domain.tenant import Tenant
+from eventstore.streams import Held
+
+TenantArgument = Annotated[str, typer.Argument(metavar="TENANT", help="Directory id (GUID).")]
+
+
+def add(
+    session: Session,
+    tenant: TenantArgument,
+    domain: Annotated[str, typer.Option(metavar="NAME", help="Its primary domain.")],
+    name: Annotated[str, typer.Option(metavar="TEXT", help="A name to show [default: the domain].")] = "",
+    cloud: Annotated[
+        str, typer.Option(metavar="NAME", help="Name of a cloud (see `tenantry config show`).")
+    ] = "public",
+    exchange_server: Annotated[
+        str, typer.Option(metavar="HOST[:PORT][/PATH]", help="Its own Exchange Server's remote PowerShell, if any.")
+    ] = "",
+    exchange_auth: Annotated[str, typer.Option(metavar="NAME", help="kerberos, negotiate or basic.")] = "kerberos",
+) -> None:
+    """Register a tenant and make its data key.
+
+    Example: `tenantry tenant add 11111111-2222-3333-4444-555555555555 --domain contoso.com`
+    """
+    state = opened(session)
+    checked = tenant_id(tenant)
+    if cloud not in session.settings.clouds:
+        raise Unknown("cloud", cloud, f"There are {', '.join(sorted(session.settings.clouds))}.")
+    registered = TenantRegistered(
+        tenant=checked,
+        name=name or domain_name(domain),
+        domain=domain_name(domain),
+        cloud=cloud,
+        exchange_server=exchange_endpoint(exchange_server, exchange_auth) if exchange_server else None,
+    )
+    register(state, registered)
+    _report(session, state, checked, "Registered")
+
+
+def register(state: State, registered: TenantRegistered) -> None:
+    """Registers a tenant and has the vault make its data key."""
+    held: Held[Tenant | None, TenantEvent] = state.held(tenant_stream(registered.tenant), tenants.evolve, None)
+    state.decide(held, lambda known: tenants.register(known, registered), "tenant add")
+    state.keyholder.create_data_key(registered.tenant, operator(), "tenant add")
+
+
+def list_(session: Session) -> None:
+    """List the tenants: what was collected last, what is stale and why."""
+    rows = [{**row, "rows_of_last_run": row["rows"]} for row in fleet(opened(session))]
+    session.show(
+        rows,
+        ("tenant", "name", "state", "last_run", "last_complete", "rows_of_last_run", "why"),
+        "No tenants. Add one with `tenantry tenant add`.",
+    )
+
+
+def show(session: Session, tenant: TenantArgument) -> None:
+    """Show one tenant: its registration, plan and datasets."""
+    state = opened(session)
+    known = state.tenant(tenant)
+    row = next((row for row in fleet(state) if row["tenant"] == known.id), {})
+    facts = {**msgspec.to_builtins(known), "view": row}
+    if session.json:
+        session.print_json(facts)
+        return
+    plan = ", ".join(known.datasets) or "the whole catalog"
+    session.say(f"{known.name} ({known.id}), {known.domain}, cloud {known.cloud}: {known.state}", "bold")
+    session.say(f"Plan: {plan}, every {known.cadence_seconds / 3600:g} h")
+    if known.exchange_server:
+        session.say(f"Exchange Server: {known.exchange_server.host}:{known.exchange_server.port}")
+    last = f"Last run {row['last_run']} ({row['last_run_state']})" if row.get("last_run") else "Never collected"
+    session.say(f"{last}; credential {row.get('credential', 'none')}")
+    if row.get("why"):
+        session.say(f"In the way: {row['why']}. `tenantry doctor {known.id}` says what to do.", "yellow")
+    datasets = [{**one, "rows_of_last_run": one["rows"]} for one in row.get("datasets", [])]
+    session.show(
+        datasets, ("dataset", "state", "rows_of_last_run", "last_complete", "reason"), "Nothing collected yet."
+    )
+
+
+def plan(
+    session: Session,
+    tenant: TenantArgument,
+    datasets: Annotated[
+        list[str] | None, typer.Option("--dataset", "-d", metavar="NAME", help="Only these datasets.")
+    ] = None,
+    every: Annotated[float, typer.Option(metavar="HOURS", help="Hours between runs.")] = 24.0,
+) -> None:
+    """Say which datasets to collect and how often; without --dataset, the whole catalog.
+
+    Example: `tenantry tenant plan TENANT -d entra.users -d audit.sign-ins --every 6`
+    """
+    state = opened(session)
+    catalog = load_catalog(session.settings.catalog)
+    chosen: list[Dataset] = []
+    for name in datasets or []:
+        if dataset(name) not in catalog:
+            raise Unknown("dataset", name, "See `tenantry data datasets`.")
+        chosen.append(dataset(name))
+    if not 0 < every <= 24 * 366:
+        raise Malformed("cadence", every, "hours, more than 0 and at most a year")
+    _decide(session, tenant, "Planned", lambda known: tenants.plan(known, tuple(chosen), int(every * 3600)), state)
+
+
+def suspend(
+    session: Session,
+    tenant: TenantArgument,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, for the record.")],
+) -> None:
+    """Stop collecting a tenant until it is resumed."""
+    _decide(session, tenant, "Suspended", lambda known: tenants.suspend(known, reason))
+
+
+def resume(session: Session, tenant: TenantArgument) -> None:
+    """Collect a suspended tenant again."""
+    _decide(session, tenant, "Resumed", tenants.resume)
+
+
+def offboard(
+    session: Session,
+    tenant: TenantArgument,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, for the record.")],
+    yes: Annotated[bool, flag("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Destroy the tenant's data key and credentials: what was collected cannot be read any more. Not undoable."""
+    state = opened(session)
+    known = state.tenant(tenant)
+    if not yes and not typer.confirm(f"Destroy everything collected from {known.name} for ever?", default=False):
+        raise NotAllowed("offboard the tenant", "it was not confirmed", "Answer y, or give --yes.")
+    done = offboarded(state, known, reason)
+    if session.json:
+        session.print_json({**msgspec.to_builtins(state.tenant(tenant)), **done._asdict()})
+    session.say(f"Offboarded {known.name} ({known.id}): its data key and credentials are destroyed.")
+    if done.cancelled:
+        session.say(f"Cancelled {done.cancelled} of its runs.")
+    for name in done.left or []:
+        session.say(f"Still in the secret store: {name}", "yellow")
+    if done.left:
+        raise typer.Exit(INCOMPLETE)
+
+
+def exchange_endpoint(text: str, auth: str) -> ExchangeServer:
+    """`host[:port][/path]`; raises `Malformed`."""
+    place, _, path = text.partition("/")
+    host, _, port = place.partition(":")
+    if auth not in ("basic", "negotiate", "kerberos"):
+        raise Malformed("Exchange authentication", auth, "kerberos, negotiate or basic")
+    if port and not (port.isdecimal() and 0 < int(port) < 65536):
+        raise Malformed("port", port, "1 to 65535")
+    if host != "localhost":
+        domain_name(host)
+    return ExchangeServer(host=host, port=int(port or 443), path=path or "PowerShell", auth=auth)  # type: ignore[arg-type]
+
+
+def _decide(
+    session: Session,
+    tenant: str,
+    done: str,
+    decision: Callable[[Tenant], list[TenantEvent]],
+    state: State | None = None,
+) -> None:
+    state = state or opened(session)
+    held = state.tenant_stream(tenant)
+    changed = state.decide(held, lambda known: decision(tenants.known(known, tenant_id(tenant))), f"tenant {done}")
+    _report(session, state, tenant, done if changed else "Nothing to change for")
+
+
+def _report(session: Session, state: State, tenant: str, done: str) -> None:
+    known: Any = state.tenant(tenant)
+    if session.json:
+        session.print_json(msgspec.to_builtins(known))
+    session.say(f"{done} {known.name} ({known.id}) at {now():%Y-%m-%d %H:%M:%SZ}.")
