@@ -1,0 +1,329 @@
+"""Releases a second through the keyholder, beside the bare cost of one; and how fast a new vault key takes over.
+
+    python bench/releases.py [--releases N] [--credentials N] [--rounds N] [--ray] [--json]
+
+A release is what a tenant actor asks for: a request on the Unix socket (with `--ray` through the vault actor), the
+checks on run, tenant and credential, `CredentialReleased` appended and synced, the envelope read and opened, the
+answer sealed to the asker. The bare cost is one RSA-3072 unwrap, one HPKE seal and one synced append, in this process.
+The two alternate. Afterwards a new vault key is made active and everything stored is sealed to it.
+Exit code 1 when a requirement does not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import shlex
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
+
+import msgspec
+from measured import machine, peak_mib
+
+from crypto import credential, envelope, transit
+from crypto.credential import ServiceAccount
+from crypto.keyring import LocalKey, VaultPublicKey, generate_private, parse_public
+from crypto.opening import open_secret_store
+from crypto.secret import Secret
+from crypto.stores import EVENT_KEY, credential_name
+from crypto.transit import TransitKey
+from domain.events import CredentialReleased, CredentialSealed, RunRequested, RunStarted, TenantRegistered
+from domain.ids import ENTRA, Dataset, RunId, Stream, TenantId, credential_stream, new_run_id, run_stream, tenant_stream
+from domain.settings import CLOUDS, Settings
+from eventstore.mapper import KEY_BYTES
+from eventstore.store import Append, EventStore, create_event_store, open_event_store
+from vault.client import Keyholder, connect
+from vault.custody import create_passphrase
+from vault.messages import Release
+from vault.policy import digest_of
+
+LEAST_RATIO = 0.4
+LEAST_RESEALED = 200.0
+PER_TENANT = 4
+"""Releases of one tenant in a round, each to a run of its own."""
+PAGE = 500
+BY = ("operator:bench", "bench")
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """Medians over the rounds; `releases`, `bare` and `through_ray` are each round's, a second. `resealed`: credentials
+    a second. `peak_mib`: of the keyholder, with interpreter and libraries."""
+
+    command: str
+    machine: dict[str, str | int]
+    releases_per_second: float
+    bare_per_second: float
+    ratio: float
+    ray_per_second: float | None
+    credentials: int
+    resealed_per_second: float
+    longest_step_seconds: float
+    peak_before_mib: float
+    peak_mib: float
+    releases: list[float]
+    bare: list[float]
+    through_ray: list[float]
+    problems: list[str]
+
+
+class Estate:
+    """A state directory with a vault key and as many sealed credentials as asked for."""
+
+    def __init__(self, directory: Path, credentials: int) -> None:
+        self.settings = Settings(
+            state=str(directory),
+            eventstore=f"sqlite://{directory}/events.db",
+            secrets=f"file://{directory}/secrets",
+            batches=f"file://{directory}/batches",
+            clouds=CLOUDS,
+            tenant_actors=1,
+        )
+        self.transit = TransitKey.generate()
+        self._runs = 0
+        create_passphrase(directory / "keys" / "passphrase")
+        store = open_secret_store(self.settings)
+        store.put(EVENT_KEY, os.urandom(KEY_BYTES))
+        create_event_store(self.settings.eventstore)
+        with connect(self.settings) as keyholder:
+            keyholder.create_vault_key(*BY)
+            key = parse_public(keyholder.public_keys())
+        self.tenants = [TenantId(str(UUID(int=number))) for number in range(credentials)]
+        with self.events() as events:
+            for begin in range(0, credentials, PAGE):
+                self._seal(self.tenants[begin : begin + PAGE], key, events)
+
+    def _seal(self, tenants: Sequence[TenantId], key: VaultPublicKey, events: EventStore) -> None:
+        store = open_secret_store(self.settings)
+        appends: list[Append] = []
+        for tenant in tenants:
+            account = ServiceAccount(username="reader@contoso.com", password=secrets.token_urlsafe(24))
+            sealed = envelope.seal(credential.encode(account), tenant=tenant, slot=ENTRA, key=key).encode()
+            store.put(credential_name(tenant, ENTRA), sealed)
+            registered = TenantRegistered(tenant=tenant, name="Contoso", domain="contoso.com", cloud="public")
+            recorded = CredentialSealed(
+                tenant=tenant,
+                slot=ENTRA,
+                kind="service-account",
+                identity=account.username,
+                vault_key=key.thumbprint,
+                digest=digest_of(sealed),
+            )
+            appends.append(Append(tenant_stream(tenant), 0, [registered]))
+            appends.append(Append(credential_stream(tenant, ENTRA), 0, [recorded]))
+        append(events, appends)
+
+    def events(self) -> EventStore:
+        return open_event_store(self.settings.eventstore, open_secret_store(self.settings).get(EVENT_KEY))
+
+    def requests(self, count: int) -> list[Release]:
+        """For as many started runs."""
+        made: list[tuple[RunId, TenantId]] = []
+        for number in range(count):
+            self._runs += 1
+            tenant = self.tenants[(number // PER_TENANT) % len(self.tenants)]
+            made.append((new_run_id(datetime.now(UTC), self._runs), tenant))
+        with self.events() as events:
+            for begin in range(0, count, PAGE):
+                append(events, [started(run, tenant) for run, tenant in made[begin : begin + PAGE]])
+        return [
+            Release(
+                run=run,
+                tenant=tenant,
+                slot=ENTRA,
+                activation="bench",
+                epoch=1,
+                purpose="graph",
+                transit_key=self.transit.public,
+            )
+            for run, tenant in made
+        ]
+
+
+def started(run: RunId, tenant: TenantId) -> Append:
+    requested = RunRequested(run=run, tenant=tenant, datasets=(Dataset("entra.users"),))
+    return Append(run_stream(run), 0, [requested, RunStarted(activation="bench", epoch=1)])
+
+
+def append(events: EventStore, appends: Sequence[Append]) -> None:
+    events.append_all(appends, at=datetime.now(UTC), actor="operator:bench", cause="bench")
+
+
+class Bare:
+    """One RSA-3072 unwrap, one HPKE seal, one append to an event store of its own on the same disk."""
+
+    def __init__(self, directory: Path) -> None:
+        private = generate_private()
+        self._key = LocalKey(private)
+        self._wrapped = private.public_key().encrypt(os.urandom(32), LocalKey._PADDING)
+        self._payload = Secret(os.urandom(200))
+        self._transit = TransitKey.generate()
+        url = f"sqlite://{directory}/bare.db"
+        create_event_store(url)
+        self._events = open_event_store(url, os.urandom(KEY_BYTES))
+        self._versions = 0
+
+    def once(self) -> None:
+        self._key.unwrap(self._wrapped)
+        transit.seal(self._transit.public, self._payload, b"context")
+        self._versions += 1
+        event = CredentialReleased(run=RunId("run"), activation="a", epoch=1, purpose="graph", transit_key="0" * 64)
+        append(self._events, [Append(Stream("credential:bare"), self._versions - 1, [event])])
+
+    def close(self) -> None:
+        self._events.close()
+
+
+def rate(count: int, once: Callable[[int], object]) -> float:
+    begun = time.perf_counter()
+    for number in range(count):
+        once(number)
+    return count / (time.perf_counter() - begun)
+
+
+@contextmanager
+def vault_actor(settings: Settings) -> Iterator[Callable[[Release], object]]:
+    from actors.system import NAMESPACE, System
+
+    with System(settings):
+        import ray
+
+        actor = ray.get_actor("vault", NAMESPACE)
+        yield lambda request: ray.get(actor.release.remote(request))
+
+
+def measured(directory: Path, options: argparse.Namespace) -> Result:
+    estate = Estate(directory / "state", options.credentials)
+    bare = Bare(directory)
+    rounds: dict[str, list[float]] = {"releases": [], "bare": [], "through_ray": []}
+    with ExitStack() as stack:
+        stack.callback(bare.close)
+        keyholder = stack.enter_context(connect(estate.settings))
+        through_ray = stack.enter_context(vault_actor(estate.settings)) if options.ray else None
+        count = options.releases
+        for request in estate.requests(PER_TENANT):
+            keyholder.release(request)
+        for _ in range(options.rounds):
+            rounds["bare"].append(rate(count, lambda _: bare.once()))
+            requests = estate.requests(count)
+            rounds["releases"].append(rate(count, lambda n, asked=requests: keyholder.release(asked[n])))  # type: ignore[misc]
+            if through_ray is not None:
+                more = estate.requests(count)
+                rounds["through_ray"].append(rate(count, lambda n, asked=more: through_ray(asked[n])))  # type: ignore[misc]
+        pid = keyholder.health().pid
+        before = peak_mib(pid)
+        resealed, longest = rotated(keyholder, options.credentials)
+        return compared(options, rounds, resealed=resealed, longest=longest, before=before, peak=peak_mib(pid))
+
+
+def rotated(keyholder: Keyholder, credentials: int) -> tuple[float, float]:
+    """Credentials a second, the last pass that only looks included, and the longest step."""
+    former = keyholder.health().active
+    keyholder.rotate_vault_key(*BY)
+    begun = last = time.perf_counter()
+    resealed, longest = 0, 0.0
+    for step in keyholder.reseal(*BY):
+        now = time.perf_counter()
+        resealed, longest, last = resealed + step.resealed, max(longest, now - last), now
+    seconds = time.perf_counter() - begun
+    if resealed != credentials:
+        raise RuntimeError(f"there are {credentials} credentials, {resealed} were resealed")
+    keyholder.retire_vault_key(former, *BY)
+    keyholder.destroy_vault_key(former, *BY)
+    return resealed / seconds, longest
+
+
+def compared(
+    options: argparse.Namespace,
+    rounds: dict[str, list[float]],
+    *,
+    resealed: float,
+    longest: float,
+    before: float,
+    peak: float,
+) -> Result:
+    releases, bare = statistics.median(rounds["releases"]), statistics.median(rounds["bare"])
+    ratio = releases / bare
+    problems = []
+    if ratio < LEAST_RATIO:
+        problems.append(f"ratio {ratio:.2f} is below {LEAST_RATIO}")
+    if resealed < LEAST_RESEALED:
+        problems.append(f"{resealed:.0f} credentials resealed a second are below {LEAST_RESEALED:.0f}")
+    return Result(
+        command=shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
+        machine=machine(),
+        releases_per_second=releases,
+        bare_per_second=bare,
+        ratio=ratio,
+        ray_per_second=statistics.median(rounds["through_ray"]) if rounds["through_ray"] else None,
+        credentials=options.credentials,
+        resealed_per_second=resealed,
+        longest_step_seconds=longest,
+        peak_before_mib=before,
+        peak_mib=peak,
+        **rounds,
+        problems=problems,
+    )
+
+
+def shown(result: Result) -> str:
+    where = result.machine
+    lines = [
+        f"{where['cpu']}, {where['cores']} cores (load {where['load']}), {where['system']}, Python {where['python']}",
+        f"{where['date']}  {result.command}",
+        "",
+        f"{f'median of {len(result.bare)}':<14}{'a second':>10}   each round",
+        row("releases", result.releases_per_second, result.releases),
+        row("bare cost", result.bare_per_second, result.bare),
+    ]
+    if result.ray_per_second is not None:
+        lines.append(row("through Ray", result.ray_per_second, result.through_ray))
+    lines += [
+        "",
+        f"releases / bare cost: {result.ratio:.2f}, required {LEAST_RATIO}",
+        f"{result.credentials:,} credentials sealed to a new vault key: {result.resealed_per_second:,.0f} a second, "
+        f"required {LEAST_RESEALED:.0f}; longest step {result.longest_step_seconds:.2f} s",
+        f"peak of the keyholder: {result.peak_mib:.0f} MiB, {result.peak_before_mib:.0f} before the rotation",
+        *(f"NOT HELD: {problem}" for problem in result.problems),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def row(name: str, median: float, rounds: Sequence[float]) -> str:
+    return f"{name:<14}{median:>10,.0f}   {', '.join(f'{one:,.0f}' for one in rounds)}"
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="releases/s beside their bare cost, and the rate of a key rotation")
+    parser.add_argument("--releases", type=int, default=400, help="releases in a round (400)")
+    parser.add_argument("--credentials", type=int, default=2000, help="stored credentials to reseal (2000)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each (5)")
+    parser.add_argument("--ray", action="store_true", help="measure releases through the vault actor as well")
+    parser.add_argument("--directory", default="", help="where to work, on the disk to be measured (a temporary one)")
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+    options = parser.parse_args()
+    if not (1 <= options.releases <= 100_000 and 1 <= options.credentials <= 100_000 and 1 <= options.rounds <= 100):
+        parser.error("releases and credentials: 1 to 100000, rounds: 1 to 100")
+    return options
+
+
+def main() -> int:
+    options = arguments()
+    with tempfile.TemporaryDirectory(prefix="tenantry-bench-", dir=options.directory or None) as directory:
+        result = measured(Path(directory), options)
+    if options.json:
+        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
+    else:
+        sys.stdout.write(shown(result))
+    return 1 if result.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

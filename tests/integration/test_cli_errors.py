@@ -1,0 +1,552 @@
+"""Every refusal of the command line: one line that says what, why and what to do, its code, and nothing half done."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import pty
+import resource
+import select
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from secrets import token_hex
+
+import pytest
+
+from cli.config import load
+from cli.main import main
+from cli.state import State, stop_keyholder
+from crypto.stores import credential_name
+from domain.ids import ENTRA, credential_stream, tenant_id
+
+CONTOSO = "11111111-2222-3333-4444-555555555555"
+SUSPENDED = "22222222-2222-3333-4444-555555555555"
+OFFBOARDED = "33333333-2222-3333-4444-555555555555"
+STRANGER = "99999999-2222-3333-4444-555555555555"
+CLIENT = "44444444-2222-3333-4444-555555555555"
+RUN = "20261122T203000-0a1b2c3d"
+TENANTRY = Path(sys.executable).with_name("tenantry")
+HOSTS = "".join(
+    f'{name} = "https://localhost:1"\n' for name in ("login", "graph", "exchange", "compliance", "activity")
+)
+NOBODY = 65534
+
+
+@dataclass
+class Said:
+    code: int
+    out: str
+    err: str
+
+
+@dataclass
+class Desk:
+    """Where commands are typed: a working directory with an initialised state directory."""
+
+    directory: Path
+    capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch
+    closing: ExitStack = field(default_factory=ExitStack)
+
+    @property
+    def state(self) -> Path:
+        return self.directory / ".tenantry"
+
+    def type(self, *words: str, stdin: bytes = b"") -> Said:
+        self.monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        self.capsys.readouterr()
+        code = main(words)
+        out, err = self.capsys.readouterr()
+        return Said(code, out, err)
+
+    def refused(self, code: int, *words: str, stdin: bytes = b"") -> str:
+        """The one line of a refusal."""
+        said = self.type(*words, stdin=stdin)
+        assert (said.code, said.out) == (code, ""), said
+        return one_line(said.err)
+
+    def opened(self) -> State:
+        state = State(load(str(self.state), None, {}, self.directory).settings)
+        self.closing.callback(state.close)
+        return state
+
+    def seal(self, file: str, *, key: str = "key.jwks", tenant: str = CONTOSO) -> Path:
+        words = ["credential", "seal", "--public-key", key, "--tenant", tenant, "--kind", "app-secret"]
+        said = self.type(*words, "--client-id", CLIENT, "--out", file, stdin=token_hex(16).encode())
+        assert said.code == 0, said
+        return self.directory / file
+
+
+def one_line(err: str) -> str:
+    assert err.startswith("tenantry: "), err
+    assert err.count("\n") == 1, err
+    assert "Traceback" not in err
+    return err
+
+
+def environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("TENANTRY_")}
+
+
+@pytest.fixture(scope="module")
+def furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An active, a suspended and an offboarded tenant; the public keys of this state directory and of another."""
+    directory = tmp_path_factory.mktemp("desk")
+    state = directory / ".tenantry"
+    for words in (
+        ["init"],
+        ["vault", "public-key", "--out", str(directory / "key.jwks")],
+        *(["tenant", "add", one, "--domain", "contoso.com"] for one in (CONTOSO, SUSPENDED, OFFBOARDED)),
+        ["tenant", "suspend", SUSPENDED, "--reason", "contract"],
+        ["tenant", "offboard", OFFBOARDED, "--reason", "left", "--yes"],
+    ):
+        assert main([*words, "--state", str(state)]) == 0
+    assert main(["init", "--state", str(directory / "other")]) == 0
+    shutil.copy(directory / "other" / "vault-public.jwks", directory / "other.jwks")
+    shutil.rmtree(directory / "other")
+    stop_keyholder(load(str(state), None, {}, directory).settings)
+    return directory
+
+
+@pytest.fixture
+def desk(
+    furnished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Desk]:
+    directory = tmp_path / "desk"
+    shutil.copytree(furnished, directory)
+    monkeypatch.chdir(directory)
+    for name in os.environ:
+        if name.startswith("TENANTRY_"):
+            monkeypatch.delenv(name)
+    made = Desk(directory, capsys, monkeypatch)
+    with made.closing:
+        yield made
+    if (made.state / "version").exists():
+        stop_keyholder(load(str(made.state), None, {}, directory).settings)
+
+
+WRONG: dict[str, tuple[list[str], str]] = {
+    "a malformed tenant id": (["tenant", "show", "contoso"], "'contoso' is not a tenant id"),
+    "an unknown tenant": (["tenant", "show", STRANGER], f"no tenant '{STRANGER}'"),
+    "a malformed domain": (["tenant", "add", STRANGER, "--domain", "contoso"], "'contoso' is not a domain"),
+    "an unknown cloud": (["tenant", "add", STRANGER, "--domain", "a.com", "--cloud", "moon"], "no cloud 'moon'"),
+    "a tenant added twice": (["tenant", "add", CONTOSO, "--domain", "contoso.com"], "already exists"),
+    "a port that is none": (
+        ["tenant", "add", STRANGER, "--domain", "a.com", "--exchange-server", "mail.a.com:0"],
+        "'0' is not a port",
+    ),
+    "a malformed dataset": (["collect", CONTOSO, "-d", "users"], "'users' is not a dataset"),
+    "an unknown dataset": (["collect", CONTOSO, "-d", "entra.unicorns"], "no dataset 'entra.unicorns'"),
+    "an unknown dataset in a plan": (["tenant", "plan", CONTOSO, "-d", "entra.unicorns"], "no dataset"),
+    "a cadence of no time": (["tenant", "plan", CONTOSO, "--every", "0"], "is not a cadence"),
+    "a malformed run id": (["run", "show", "yesterday"], "'yesterday' is not a run id"),
+    "an unknown run": (["run", "show", RUN], f"no run '{RUN}'"),
+    "an unknown run to cancel": (["run", "cancel", RUN], f"no run '{RUN}'"),
+    "a malformed time": (["audit", "replay", "--as-of", "yesterday"], "'yesterday' is not a time"),
+    "a malformed time of a query": (["data", "sql", "select 1", "--as-of", "2026-13-01"], "is not a time"),
+    "a malformed credential": (["audit", "log", "--credential", f"{CONTOSO}/shoe"], "credential slot"),
+    "a second init": (["init"], "already exists"),
+    "nothing to collect": (["collect"], "which tenants"),
+    "all tenants and some": (["collect", CONTOSO, "--all"], "--all"),
+    "a suspended tenant": (["collect", SUSPENDED], "suspended (contract)"),
+    "an offboarded tenant": (["collect", OFFBOARDED], "offboarded"),
+    "a credential of an offboarded tenant": (["credential", "put", "offboarded.json"], "offboarded"),
+    "a credential to revoke that is not there": (["credential", "revoke", CONTOSO, "--reason", "x"], "there is none"),
+    "an unknown kind": (["credential", "set", CONTOSO, "--kind", "password"], "'password' is not a kind"),
+    "a user name that is missing": (["credential", "set", CONTOSO, "--kind", "service-account"], "--username"),
+    "a client id that is missing": (["credential", "set", CONTOSO, "--kind", "app-secret"], "--client-id"),
+    "a public key that is not there": (
+        ["credential", "seal", "--public-key", "no.jwks", "--tenant", CONTOSO, "--kind", "app-secret"],
+        "no.jwks",
+    ),
+    "an envelope that is not there": (["credential", "put", "no.json"], "No such file"),
+    "SQL that is none": (["data", "sql", "selec 1"], "syntax error"),
+    "SQL that writes": (["data", "sql", "drop table entra_users"], "SELECT"),
+    "SQL that reads files": (["data", "sql", "select * from '/etc/passwd'"], "/etc/passwd"),
+    "an unknown column": (["data", "sql", "select nope from entra_users"], "nope"),
+    "an unknown table": (["data", "sql", "select * from unicorns"], "no table 'unicorns'"),
+    "an unknown format": (["data", "export", "entra.users", "--format", "xml", "--out", "x"], "'xml' is not a format"),
+    "an unknown dataset to export": (["data", "export", "entra.unicorns", "--out", "x"], "no dataset"),
+    "an existing directory to export to": (["data", "export", "entra.users", "--out", ".tenantry"], "directory"),
+    "a directory to export to that is missing": (["data", "export", "entra.users", "--out", "no/x"], "No such file"),
+    "a file that is a directory": (["vault", "public-key", "--out", "."], "directory"),
+    "a witness that is not there": (["audit", "verify", "--witness", "no.txt"], "no.txt"),
+    "a configuration that is not there": (["config", "show", "--config", "no.toml"], "no.toml"),
+    "an uninitialised directory": (["tenant", "list", "--state", "elsewhere"], "is not initialised"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_it_is_wrong_usage_to_give(case: str, desk: Desk) -> None:
+    words, named = WRONG[case]
+    if "offboarded.json" in words:
+        desk.seal("offboarded.json", tenant=OFFBOARDED)
+    position = desk.opened().store.last_position()
+    assert named in desk.refused(2, *words)
+    if words[0] != "data":
+        assert desk.opened().store.last_position() == position, "a query may release a data key; others record nothing"
+    assert not list(desk.directory.glob("**/.*-*")), "something half done was left behind"
+
+
+def test_collecting_everything_needs_a_tenant(desk: Desk) -> None:
+    assert desk.type("tenant", "suspend", CONTOSO, "--reason", "pause").code == 0
+    assert "Register one" in desk.refused(2, "collect", "--all")
+
+
+SECRETS: dict[str, tuple[bytes, str]] = {
+    "nothing": (b"", "'nothing' is not a client secret"),
+    "an empty line": (b"\n", "'nothing' is not a client secret"),
+    "too long": (b"x" * 1025, "1 to 1024 characters"),
+    "far too long": (b"x" * 200_000, "at most 64 KiB"),
+    "not text": (b"\xff\xfe", "UTF-8"),
+    "with control characters": (b"a\x00b", "control characters"),
+}
+
+
+@pytest.mark.parametrize("case", SECRETS)
+def test_a_secret_is_refused_that_is(case: str, desk: Desk) -> None:
+    stdin, named = SECRETS[case]
+    said = desk.refused(2, "credential", "set", CONTOSO, "--kind", "app-secret", "--client-id", CLIENT, stdin=stdin)
+    assert named in said
+    assert desk.opened().store.read(credential_stream(tenant_id(CONTOSO), ENTRA)) == ()
+
+
+def test_a_certificate_needs_its_key(desk: Desk) -> None:
+    words = ["credential", "set", CONTOSO, "--kind", "app-certificate", "--client-id", CLIENT]
+    alone = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+    assert "PRIVATE KEY" in desk.refused(2, *words, stdin=alone)
+    assert "PEM certificate" in desk.refused(
+        2, *words, stdin=alone + b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"
+    )
+
+
+def test_an_envelope_sealed_to_another_key_is_not_stored(desk: Desk) -> None:
+    desk.seal("sealed.json", key="other.jwks")
+    assert "it is sealed to key" in desk.refused(2, "credential", "put", "sealed.json")
+
+
+def edited(change: Callable[[dict[str, object]], object]) -> Callable[[str], str]:
+    def edit(text: str) -> str:
+        members = json.loads(text)
+        change(members)
+        return json.dumps(members)
+
+    return edit
+
+
+SPOILT: dict[str, tuple[Callable[[str], str], int, str]] = {
+    "of another tenant": (edited(lambda one: one.update(tenant=SUSPENDED)), 2, "tenant and slot"),
+    "of another slot": (edited(lambda one: one.update(slot="exchange-server")), 2, "tenant and slot"),
+    "cut inside the envelope": (edited(lambda one: one.update(envelope=str(one["envelope"])[:-40])), 1, "rejected"),
+    "cut off": (lambda text: text[:200], 2, "Cannot read the sealed credential"),
+    "of an unknown kind": (edited(lambda one: one.update(kind="password")), 2, "password"),
+    "with an identity that steers the terminal": (edited(lambda one: one.update(identity="\x1b[2J")), 2, "printable"),
+    "far too long": (lambda text: text + " " * 70_000, 2, "64 KiB"),
+}
+
+
+@pytest.mark.parametrize("case", SPOILT)
+def test_a_sealed_credential_is_refused_that_is(case: str, desk: Desk) -> None:
+    spoil, code, named = SPOILT[case]
+    file = desk.seal("sealed.json")
+    file.write_text(spoil(file.read_text()))
+    assert named in desk.refused(code, "credential", "put", "sealed.json")
+    assert desk.opened().secrets.names("credential-") == []
+
+
+def test_a_credential_that_cannot_be_recorded_leaves_the_former_one_in_use(desk: Desk) -> None:
+    first, second = desk.seal("first.json"), desk.seal("second.json")
+    assert desk.type("credential", "put", str(first)).code == 0
+    with sqlite3.connect(desk.state / "events.db") as connection:
+        table = connection.execute("SELECT name FROM sqlite_master WHERE type='table'").fetchone()[0]
+        connection.execute(f"CREATE TRIGGER full BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'full'); END")
+    connection.close()
+    assert "The former one stays in use" in desk.refused(1, "credential", "put", str(second))
+    state = desk.opened()
+    stored = state.secrets.get(credential_name(tenant_id(CONTOSO), ENTRA))
+    assert stored.decode() == json.loads(first.read_text())["envelope"]
+    event = state.store.read(credential_stream(tenant_id(CONTOSO), ENTRA))[-1].event
+    assert hashlib.sha256(stored).hexdigest() == getattr(event, "digest", "")
+
+
+def test_a_first_credential_that_cannot_be_recorded_is_not_stored(desk: Desk) -> None:
+    file = desk.seal("first.json")
+    with sqlite3.connect(desk.state / "events.db") as connection:
+        table = connection.execute("SELECT name FROM sqlite_master WHERE type='table'").fetchone()[0]
+        connection.execute(f"CREATE TRIGGER full BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'full'); END")
+    connection.close()
+    assert "Nothing was stored" in desk.refused(1, "credential", "put", str(file))
+    assert desk.opened().secrets.names("credential-") == []
+
+
+def test_credentials_are_listed_from_events_alone(desk: Desk) -> None:
+    assert desk.type("credential", "put", str(desk.seal("first.json"))).code == 0
+    for file in (desk.state / "secrets").glob("credential-*"):
+        file.unlink()
+    listed = json.loads(desk.type("credential", "list", "--json").out)
+    assert [(one["tenant"], one["kind"], one["identity"], one["state"]) for one in listed] == [
+        (CONTOSO, "app-secret", CLIENT, "sealed")
+    ]
+
+
+def test_a_state_directory_of_another_version_is_left_alone(desk: Desk) -> None:
+    (desk.state / "version").write_text("99\n")
+    assert "version 99" in desk.refused(1, "tenant", "list")
+
+
+@pytest.mark.parametrize(("content", "why"), [(None, "No such file"), ("no PEM", "no PEM file")])
+def test_a_cloud_needs_its_certificate_authorities(desk: Desk, content: str | None, why: str) -> None:
+    (desk.directory / "tenantry.toml").write_text(f"[clouds.lab]\n{HOSTS}ca_bundle = 'ca.pem'\n")
+    if content:
+        (desk.directory / "ca.pem").write_text(content)
+    assert desk.type("tenant", "add", STRANGER, "--domain", "lab.example", "--cloud", "lab").code == 0
+    said = desk.refused(2, "collect", STRANGER)
+    assert why in said
+    assert "clouds.lab.ca_bundle" in said
+    assert json.loads(desk.type("run", "list", "--json").out) == []
+
+
+def test_one_collect_at_a_time_works_in_a_state_directory(desk: Desk) -> None:
+    import fcntl
+
+    with (desk.state / "collect.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "another `tenantry collect`" in desk.refused(2, "collect", CONTOSO)
+    assert json.loads(desk.type("run", "list", "--json").out) == []
+
+
+def test_what_is_requested_twice_is_one_run(desk: Desk) -> None:
+    words = ["collect", CONTOSO, "-d", "entra.users", "--detach", "--json"]
+    first = json.loads(desk.type(*words).out)
+    assert [*first[0]] == ["run"]
+    assert json.loads(desk.type(*words).out) == []
+    assert len(json.loads(desk.type("run", "list", "--json").out)) == 1
+    assert desk.type("run", "cancel", first[0]["run"]).code == 0
+    assert "had ended already" in desk.type("run", "cancel", first[0]["run"]).out
+
+
+@pytest.mark.parametrize("place", ["taken/state", "/proc/state"])
+def test_init_makes_nothing_where_it_cannot(desk: Desk, place: str) -> None:
+    (desk.directory / "taken").write_text("a file")
+    assert "Cannot initialise" in desk.refused(2, "init", "--state", place)
+
+
+def test_init_leaves_the_files_of_others_alone(desk: Desk) -> None:
+    other = desk.directory / "other"
+    (other / "secrets").mkdir(parents=True)
+    assert "is in the way" in desk.refused(2, "init", "--state", "other")
+    assert [path.name for path in other.iterdir()] == ["secrets"]
+
+
+def test_the_simulators_port_may_be_taken(desk: Desk) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        said = desk.refused(1, "simulate", "--tenants", "1", "--users", "10", "--port", port, "--directory", "sim")
+    assert f"Port {port} is in use" in said
+
+
+def test_the_demo_does_not_touch_the_directory_of_somebody_else(desk: Desk) -> None:
+    assert "not an earlier demo's" in desk.refused(2, "demo", "--state", ".tenantry")
+    assert (desk.state / "version").exists()
+
+
+# what needs a process of its own
+
+
+def run(desk: Desk, *words: str, before: Callable[[], None] | None = None, **variables: str) -> Said:
+    ended = subprocess.run(  # noqa: S603 - our own command
+        [TENANTRY, *words],
+        cwd=desk.directory,
+        env=environment() | variables,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        preexec_fn=before,
+    )
+    return Said(ended.returncode, ended.stdout, ended.stderr)
+
+
+def small_files() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048))
+
+
+def tiny_files() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16, 16))
+
+
+def test_a_full_disk_during_init_leaves_nothing(desk: Desk) -> None:
+    said = run(desk, "init", "--state", "full", before=small_files)
+    assert said.code == 1, said
+    one_line(said.err)
+    assert not (desk.directory / "full").exists()
+
+
+def test_a_full_disk_during_put_changes_nothing(desk: Desk) -> None:
+    file = desk.seal("first.json")
+    before = desk.opened().store.last_position()
+    said = run(desk, "credential", "put", str(file), before=tiny_files)
+    assert said.code == 1, said
+    one_line(said.err)
+    state = desk.opened()
+    assert state.secrets.names("credential-") == []
+    assert state.store.last_position() == before
+
+
+def test_a_full_disk_during_export_leaves_no_file(desk: Desk) -> None:
+    if os.getuid() != 0:
+        pytest.skip("mounting a small disk needs root")
+    disk = desk.directory / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(  # noqa: S603 - our own directory
+        ["/usr/bin/env", "mount", "-t", "tmpfs", "-o", "size=4k,nr_inodes=2", "tmpfs", disk],
+        check=False,
+        capture_output=True,
+    )
+    if mounted.returncode != 0:
+        pytest.skip("this machine does not let us mount")
+    try:
+        said = run(desk, "data", "export", "entra.users", "--format", "csv", "--out", "disk/users.csv")
+        assert said.code == 1, said
+        assert "free space" in one_line(said.err)
+        assert list(disk.iterdir()) == []
+        said = run(desk, "init", "--state", "disk/state")
+        assert said.code == 1, said
+        assert "free space" in one_line(said.err)
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["/usr/bin/env", "umount", disk], check=True)  # noqa: S603
+
+
+@pytest.mark.parametrize(
+    "words", [["tenant", "list"], ["init"], ["collect", "--all"], ["credential", "list"]], ids=" ".join
+)
+def test_another_user_is_refused(desk: Desk, words: list[str]) -> None:
+    if os.getuid() != 0:
+        pytest.skip("becoming another user needs root")
+    program = (
+        "import os, sys, zoneinfo; from cli.main import COMMANDS, GROUPS, load, main; "
+        "[load(name) for name in (*COMMANDS, *GROUPS)]; "
+        "os.setgid(int(sys.argv[1])); os.setuid(int(sys.argv[1])); sys.exit(main(sys.argv[2:]))"
+    )
+    ended = subprocess.run(  # noqa: S603 - our own program
+        [
+            sys.executable,
+            "-c",
+            program,
+            str(NOBODY),
+            *words,
+            "--state",
+            str(desk.state),
+        ],
+        cwd="/",
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode in (1, 2)
+    assert "ermission" in one_line(ended.stderr)
+
+
+def test_a_reader_that_has_had_enough_is_no_error(desk: Desk) -> None:
+    for words in ("audit log", "audit log --json", "tenant list --json"):
+        command = f"{TENANTRY} {words} --state {desk.state} | head -c 1; exit ${{PIPESTATUS[0]}}"
+        ended = subprocess.run(  # noqa: S603 - our own command
+            ["/bin/bash", "-c", command], env=environment(), capture_output=True, text=True, check=False
+        )
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert len(ended.stdout) == 1
+
+
+def test_the_end_of_input_at_a_prompt_does_nothing(desk: Desk) -> None:
+    """On a terminal, where Ctrl-D ends the input."""
+    main_end, other_end = pty.openpty()
+    words = ["credential", "set", CONTOSO, "--kind", "app-secret", "--client-id", CLIENT]
+    asked = subprocess.Popen(  # noqa: S603 - our own command
+        [TENANTRY, *words],
+        cwd=desk.directory,
+        env=environment(),
+        stdin=other_end,
+        stdout=other_end,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    os.close(other_end)
+    assert asked.stderr is not None
+    said = os.read(asked.stderr.fileno(), 100)
+    assert b"Client secret" in said
+    os.write(main_end, b"\x04")
+    _, err = asked.communicate(timeout=30)
+    os.close(main_end)
+    assert asked.returncode == 1
+    assert b"input ended" in err
+    assert b"Traceback" not in err
+    assert desk.opened().store.read(credential_stream(tenant_id(CONTOSO), ENTRA)) == ()
+
+
+def test_offboarding_is_asked_for_and_not_done_without_an_answer(desk: Desk) -> None:
+    said = run(desk, "tenant", "offboard", CONTOSO, "--reason", "left")
+    assert said.code == 1
+    assert "Traceback" not in said.err
+    assert "input ended" in said.err
+    assert json.loads(desk.type("tenant", "show", CONTOSO, "--json").out)["state"] == "active"
+
+
+def test_an_unforeseen_error_is_one_line_and_a_log_without_secrets(desk: Desk) -> None:
+    """The event store is replaced by a directory of events that nobody foresaw."""
+    secret = token_hex(16)
+    program = (
+        "import sys\nimport cli.basics\nfrom cli.main import main\n"
+        f"def broken(session):\n    secret = {secret!r}\n    raise ZeroDivisionError('unforeseen')\n"
+        "cli.basics.config_show = broken\nsys.exit(main(['config', 'show', '--state', sys.argv[1]]))\n"
+    )
+    for debug in (False, True):
+        ended = subprocess.run(  # noqa: S603 - our own program
+            [sys.executable, "-c", program, str(desk.state)],
+            env=environment() | ({"TENANTRY_DEBUG": "1"} if debug else {}),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ended.returncode == 1
+        assert ("Traceback" in ended.stderr) == debug
+        assert secret not in ended.stderr
+        assert "ZeroDivisionError: unforeseen" in ended.stderr.splitlines()[-1]
+    log = desk.state / "logs" / "cli.log"
+    assert str(log) in ended.stderr
+    assert log.stat().st_mode & 0o777 == 0o600
+    assert log.read_text().count("Traceback") == 2
+    assert secret not in log.read_text()
+
+
+def test_an_interrupt_is_one_line(desk: Desk) -> None:
+    """The simulator serves until it is interrupted."""
+    serving = subprocess.Popen(  # noqa: S603 - our own command
+        [TENANTRY, "simulate", "--tenants", "1", "--users", "10", "--directory", "sim"],
+        cwd=desk.directory,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert serving.stdout is not None
+    said = b""
+    while b"Ctrl-C stops it" not in said:
+        assert select.select([serving.stdout], [], [], 30)[0]
+        more = os.read(serving.stdout.fileno(), 65536)
+        assert more, serving.communicate()
+        said += more
+    assert b"tenantry credential set" in said
+    serving.terminate()
+    _, err = serving.communicate(timeout=30)
+    assert (serving.returncode, err) == (0, b"")

@@ -1,0 +1,113 @@
+"""The doctor before tenants that are well, and before tenants that are not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from estate import Estate
+from office import Office, at_work, furnished
+
+from cli.main import main
+from collectors.egress import hindrance
+from simulator.world import GRAPH, SignInState
+
+
+@pytest.fixture(scope="module")
+def estate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Estate]:
+    with furnished(tmp_path_factory.mktemp("office")) as made:
+        yield made
+
+
+@pytest.fixture
+def office(
+    estate: Estate, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Office:
+    return at_work(estate, tmp_path, capsys, monkeypatch)
+
+
+STEPS_FINE = ["settings", "state directory", "secret store", "event store", "keyholder"]
+
+
+def test_the_doctor_finds_nothing_where_nothing_is_wrong(office: Office) -> None:
+    tenant = office.estate.add_tenant(5, "app-certificate")
+
+    said = office.type("doctor", tenant.id, "--json")
+
+    assert (said.code, said.err) == (0, ""), said.out
+    assert {one["outcome"] for one in said.json} == {"ok"}
+    assert list(dict.fromkeys(one["step"] for one in said.json)) == [
+        *STEPS_FINE,
+        "tenant",
+        "credential",
+        "authorities",
+        "services",
+        "sign-in",
+        "permission",
+    ]
+
+
+def test_the_doctor_names_the_step_that_fails_and_what_to_do(office: Office) -> None:
+    tenant = office.estate.add_tenant(5, "service-account")
+    office.block(tenant, SignInState.CONDITIONAL_ACCESS)
+
+    said = office.type("doctor", tenant.id, "--json")
+
+    assert said.code == 1
+    failed = [one for one in said.json if one["outcome"] == "failed"]
+    assert {(one["step"], one["subject"]) for one in failed} == {
+        ("MFA and Conditional Access", "graph"),
+        ("MFA and Conditional Access", "exchange"),
+    }
+    assert "named location" in failed[0]["detail"]
+    assert "This machine connects from" in failed[0]["remedy"]
+    assert any("retiring sign-in with passwords" in one["detail"] for one in said.json)
+
+
+def test_the_doctor_names_permissions_and_licences_that_are_missing(office: Office) -> None:
+    tenant = office.estate.add_tenant(5, "app-secret")
+    tenant.skus = []
+    for app in tenant.apps.values():
+        app.roles = {GRAPH: ("Directory.Read.All", "Reports.Read.All")}
+
+    said = office.type("doctor", tenant.id, "--json")
+
+    assert said.code == 3
+    warned = {(one["step"], one["subject"]) for one in said.json if one["outcome"] == "warning"}
+    assert ("permission", "audit.sign-ins") in warned
+    assert ("licence", "audit.sign-ins") in warned
+    assert ("permission", "entra.users") not in warned
+
+
+def test_the_doctor_skips_what_has_no_ground(office: Office, tmp_path: Path) -> None:
+    office.capsys.readouterr()
+
+    code = main(["doctor", "--state", str(tmp_path / "nowhere"), "--json"])
+
+    assert code == 1
+    outcomes = [(one["step"], one["outcome"]) for one in json.loads(office.capsys.readouterr().out)]
+    assert outcomes[:3] == [("settings", "ok"), ("state directory", "failed"), ("secret store", "skipped")]
+    assert {outcome for _, outcome in outcomes[2:]} == {"skipped"}
+
+
+def test_the_doctor_lists_the_hosts_to_allow(office: Office) -> None:
+    tenant = office.estate.add_tenant(5, "app-secret")
+    office.type("tenant", "plan", tenant.id, "-d", "entra.users")
+
+    said = office.type("doctor", tenant.id, "--egress", "--json")
+
+    assert said.code == 0
+    assert [(one["host"], one["purpose"]) for one in said.json] == [("localhost", "login"), ("localhost", "graph")]
+    assert office.asked(tenant) == 0
+
+
+def test_the_doctor_tells_a_name_that_does_not_resolve_from_a_port_that_nobody_listens_on() -> None:
+    assert "does not resolve" in str(hindrance("https://no-such-host.invalid", ""))
+    assert "Connection refused" in str(hindrance("https://localhost:1", ""))
+
+
+def test_the_doctor_says_that_a_certificate_is_not_trusted(office: Office) -> None:
+    assert "is not trusted" in str(hindrance(office.estate.simulator.url, ""))
+    assert hindrance(office.estate.simulator.url, str(office.estate.simulator.ca_file)) is None

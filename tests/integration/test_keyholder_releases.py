@@ -1,0 +1,332 @@
+"""What the keyholder records before it opens anything, and what it refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import stat
+from pathlib import Path
+from secrets import token_hex
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from crypto import datakey
+from crypto.keyring import parse_public
+from crypto.stores import credential_name, data_key_name
+from crypto.transit import TransitKey
+from domain.errors import (
+    EnvelopeRejected,
+    NotAllowed,
+    ReleaseRefused,
+    SealBroken,
+    TransientError,
+    Unknown,
+    Unreadable,
+)
+from domain.events import (
+    CredentialReleased,
+    CredentialRevoked,
+    DataKeyReleased,
+    ReleaseDenied,
+    RunResumed,
+    TenantRegistered,
+    VaultKeyActivated,
+    VaultKeyCreated,
+)
+from domain.ids import (
+    ENTRA,
+    VAULT_KEYS,
+    RunId,
+    Slot,
+    TenantId,
+    credential_stream,
+    run_stream,
+    tenant_stream,
+)
+from vault.client import (
+    open_data_key,
+    open_released,
+)
+from vault.custody import FileCustody, create_passphrase
+from vault.messages import ReleaseDataKey
+from vault.policy import REASONS, RELEASES_PER_ACTIVATION
+
+if TYPE_CHECKING:
+    from tests.integration.conftest import House
+
+FABRIKAM = TenantId("99999999-2222-3333-4444-555555555555")
+
+
+# what is recorded
+
+
+def test_the_release_stands_in_the_store_when_the_answer_arrives(house: House) -> None:
+    sealed = house.keyholder().release(house.request())
+    last = house.events().read(house.stream)[-1]
+    assert isinstance(last.event, CredentialReleased)
+    assert (last.event.run, last.event.activation, last.event.epoch, last.event.purpose) == (
+        house.run,
+        "a1",
+        1,
+        "graph",
+    )
+    assert (last.actor, last.cause) == ("vault", house.run)
+    assert house.password_in(sealed) == house.password
+
+
+def test_a_released_credential_opens_for_its_activation_only(house: House) -> None:
+    sealed = house.holding().release(house.request()).payload
+    with pytest.raises(SealBroken):
+        open_released(sealed, house.transit, run=house.run, tenant=house.tenant, slot=ENTRA, activation="a1", epoch=2)
+    with pytest.raises(SealBroken):
+        open_released(
+            sealed, TransitKey.generate(), run=house.run, tenant=house.tenant, slot=ENTRA, activation="a1", epoch=1
+        )
+    assert house.password.encode() not in sealed
+
+
+DENIED: dict[str, tuple[dict[str, Any], str]] = {
+    "another run": ({"run": "20261122T203000-ffffffff"}, "no-such-run"),
+    "another epoch": ({"epoch": 2}, "stale-epoch"),
+    "another activation": ({"activation": "a2"}, "another-activation"),
+    "another tenant": ({"tenant": FABRIKAM}, "no-such-tenant"),
+    "another slot": ({"slot": "exchange-server"}, "purpose-not-in-slot"),
+    "another purpose": ({"purpose": "exchange"}, "purpose-not-in-run"),
+}
+
+
+def test_whoever_does_not_hold_the_run_is_denied_with_an_event(house: House) -> None:
+    keyholder = house.keyholder()
+    for changed, why in DENIED.values():
+        request = house.request(**changed)
+        with pytest.raises(ReleaseRefused) as refused:
+            keyholder.release(request)
+        assert refused.value.args == (f"{request.tenant}:{request.slot}", REASONS[why])
+        stream = credential_stream(TenantId(request.tenant), Slot(request.slot))
+        assert house.found(stream)[-1] == ReleaseDenied(run=request.run, activation=request.activation, why=why)
+    assert not [event for event in house.found() if isinstance(event, CredentialReleased)]
+
+
+def test_the_former_activation_of_a_resumed_run_is_denied(house: House) -> None:
+    holding = house.holding()
+    holding.release(house.request())
+    house.append(run_stream(house.run), RunResumed(activation="a2", epoch=2))
+    with pytest.raises(ReleaseRefused, match="another activation"):
+        holding.release(house.request())
+    sealed = holding.release(house.request(activation="a2", epoch=2)).payload
+    assert house.password_in(sealed, "a2", 2) == house.password
+
+
+def test_a_revoked_credential_is_denied(house: House) -> None:
+    holding = house.holding()
+    house.append(house.stream, CredentialRevoked(reason="left"))
+    with pytest.raises(ReleaseRefused, match="revoked"):
+        holding.release(house.request())
+    assert isinstance(house.found()[-1], ReleaseDenied)
+
+
+def test_releases_to_one_activation_are_counted_whoever_asks_at_once(house: House) -> None:
+    keyholder = house.keyholder()
+    outcomes: list[str] = []
+
+    def ask() -> None:
+        try:
+            outcomes.append(house.password_in(keyholder.release(house.request())))
+        except (ReleaseRefused, TransientError) as error:
+            outcomes.append(type(error).__name__)
+
+    threads = [Thread(target=ask) for _ in range(RELEASES_PER_ACTIVATION + 4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    released = [event for event in house.found() if isinstance(event, CredentialReleased)]
+    assert len(outcomes) == len(threads)
+    assert outcomes.count(house.password) == len(released) <= RELEASES_PER_ACTIVATION
+
+
+# nothing is released
+
+
+def break_appends(path: str) -> None:
+    """Every append fails from now on; reading goes on."""
+    with contextlib.closing(sqlite3.connect(path.removeprefix("sqlite://"))) as database, database:
+        database.execute("CREATE TRIGGER broken BEFORE INSERT ON stored_events BEGIN SELECT json('{'); END")
+
+
+def test_nothing_is_released_while_the_event_cannot_be_stored(house: House) -> None:
+    keyholder = house.keyholder()
+    before = house.found()
+    break_appends(house.settings.eventstore)
+    with pytest.raises(TransientError):
+        keyholder.release(house.request())
+    with pytest.raises(TransientError):
+        keyholder.release(house.request(epoch=9))
+    assert house.found() == before
+
+
+def test_nothing_is_released_while_the_event_store_cannot_be_read(house: House) -> None:
+    keyholder = house.keyholder()
+    keyholder.release(house.request())
+    with contextlib.closing(sqlite3.connect(house.state / "events.db")) as database, database:
+        database.execute("ALTER TABLE stored_events RENAME TO gone")
+    with pytest.raises(TransientError):
+        keyholder.release(house.request())
+    with pytest.raises(TransientError):
+        keyholder.release_data_key(
+            ReleaseDataKey(tenant=house.tenant, operator="alice", why="x", transit_key=house.transit.public)
+        )
+
+
+class NeverRead:
+    """A secret store that must not be asked."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"{name} was asked of the secret store")
+
+
+def test_the_secret_store_is_not_even_read_before_the_event_is_stored(house: House) -> None:
+    house.keyholder().create_data_key(house.tenant, "operator:alice", "c")
+    break_appends(house.settings.eventstore)
+    holding = house.holding(NeverRead())  # type: ignore[arg-type]
+    with pytest.raises(TransientError):
+        holding.release(house.request())
+    with pytest.raises(TransientError):
+        holding.release_data_key(
+            ReleaseDataKey(tenant=house.tenant, operator="alice", why="x", transit_key=house.transit.public), "uid:0"
+        )
+
+
+def test_an_envelope_that_was_exchanged_is_refused_with_an_event(house: House) -> None:
+    house.secrets.put(credential_name(house.tenant, ENTRA), house.seal(token_hex(16)))
+    with pytest.raises(ReleaseRefused, match="not the one that was recorded"):
+        house.holding().release(house.request())
+    assert house.found()[-1] == ReleaseDenied(run=house.run, activation="a1", why="envelope-exchanged")
+
+
+def test_an_envelope_that_is_gone_is_refused_with_an_event(house: House) -> None:
+    house.secrets.delete(credential_name(house.tenant, ENTRA))
+    with pytest.raises(ReleaseRefused, match="does not have its envelope"):
+        house.holding().release(house.request())
+    assert house.found()[-1] == ReleaseDenied(run=house.run, activation="a1", why="envelope-missing")
+
+
+def test_an_envelope_of_another_tenant_does_not_open_though_it_was_recorded(house: House) -> None:
+    foreign = house.seal(token_hex(16), FABRIKAM)
+    house.secrets.put(credential_name(house.tenant, ENTRA), foreign)
+    house.append(house.stream, CredentialRevoked(reason="x"), house.sealed(foreign))
+    with pytest.raises(EnvelopeRejected):
+        house.holding().release(house.request())
+    assert house.found()[-1] == ReleaseDenied(run=house.run, activation="a1", why="envelope-rejected")
+
+
+# data keys
+
+
+def test_a_tenant_gets_one_data_key_and_it_is_released_with_an_event(house: House) -> None:
+    keyholder = house.keyholder()
+    made = keyholder.create_data_key(house.tenant, "operator:alice", "c1")
+    assert keyholder.create_data_key(house.tenant, "operator:alice", "c2") == made
+    for_run = keyholder.release_data_key(
+        ReleaseDataKey(tenant=house.tenant, run=house.run, activation="a1", epoch=1, transit_key=house.transit.public)
+    )
+    for_alice = keyholder.release_data_key(
+        ReleaseDataKey(tenant=house.tenant, operator="alice", why="ticket 7", transit_key=house.transit.public)
+    )
+    key = open_data_key(for_run, house.transit, tenant=house.tenant, receiver=house.run)
+    same = open_data_key(for_alice, house.transit, tenant=house.tenant, receiver="alice")
+    assert key.id == same.id == made
+    assert same.open(key.seal(b"rows", b"here"), b"here") == b"rows"
+    *_, to_run, to_alice = house.events().read(tenant_stream(house.tenant))
+    assert to_run.event == DataKeyReleased(key=made, run=RunId(house.run), operator=None, why="")
+    assert to_alice.event == DataKeyReleased(key=made, run=None, operator="alice", why="ticket 7")
+    assert (to_run.actor, to_alice.actor, to_alice.cause) == ("vault", "operator:alice", f"uid:{os.getuid()}")
+    with pytest.raises(ReleaseRefused):
+        keyholder.release_data_key(
+            ReleaseDataKey(tenant=house.tenant, operator="alice", transit_key=house.transit.public)
+        )
+    with pytest.raises(Unknown):
+        keyholder.create_data_key(FABRIKAM, "operator:alice", "c3")
+
+
+def test_a_data_key_that_was_exchanged_is_refused(house: House) -> None:
+    holding = house.holding()
+    for tenant in (house.tenant, FABRIKAM):
+        if tenant == FABRIKAM:
+            house.append(
+                tenant_stream(FABRIKAM),
+                TenantRegistered(tenant=FABRIKAM, name="Fabrikam", domain="fabrikam.com", cloud="public"),
+            )
+        house.keyholder().create_data_key(tenant, "operator:alice", "c")
+    asked = ReleaseDataKey(tenant=house.tenant, operator="alice", why="x", transit_key=house.transit.public)
+    secrets = house.secrets
+    planted = datakey.wrap(datakey.new_data_key(), tenant=house.tenant, key=holding.keyring().active)
+    secrets.put(data_key_name(house.tenant), planted.encode())
+    with pytest.raises(ReleaseRefused, match="not the one that was recorded"):
+        holding.release_data_key(asked, "uid:0")
+    secrets.put(data_key_name(house.tenant), secrets.get(data_key_name(FABRIKAM)))
+    with pytest.raises(EnvelopeRejected):
+        holding.release_data_key(asked, "uid:0")
+
+
+# vault keys and custody
+
+
+def test_a_new_vault_key_is_active_and_the_old_one_still_opens(house: House) -> None:
+    keyholder = house.keyholder()
+    old = parse_public(keyholder.public_keys())
+    new = keyholder.create_vault_key("operator:alice", "rotate")
+    assert parse_public(keyholder.public_keys()).thumbprint == new != old.thumbprint
+    assert house.found(VAULT_KEYS)[2:] == [
+        VaultKeyCreated(key=new, version=2, custody="file"),
+        VaultKeyActivated(key=new),
+    ]
+    assert house.password_in(keyholder.release(house.request())) == house.password
+    assert keyholder.health().keys == 2
+
+
+def test_private_keys_rest_encrypted_and_for_their_owner_only(house: House) -> None:
+    keys = house.state / "keys"
+    assert stat.S_IMODE(keys.stat().st_mode) == 0o700
+    for path in keys.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert {path.read_bytes().splitlines()[0] for path in keys.glob("*.pem")} == {
+        b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
+    }
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\n", b"wrong", bytes(5000)])
+def test_a_missing_or_wrong_passphrase_is_one_clear_error(house: House, content: bytes | None) -> None:
+    passphrase = house.state / "keys" / "passphrase"
+    passphrase.unlink()
+    if content is not None:
+        passphrase.write_bytes(content)
+    with pytest.raises(Unreadable) as unreadable:
+        house.holding().release(house.request())
+    assert "passphrase" in str(unreadable.value)
+    assert "wrong" not in str(unreadable.value).replace(str(house.state), "")
+    assert not [event for event in house.found() if isinstance(event, CredentialReleased)]
+
+
+def test_a_passphrase_is_written_once(tmp_path: Path) -> None:
+    assert create_passphrase(tmp_path / "passphrase")
+    written = (tmp_path / "passphrase").read_bytes()
+    assert not create_passphrase(tmp_path / "passphrase")
+    assert (tmp_path / "passphrase").read_bytes() == written
+
+
+def test_a_key_that_nothing_was_recorded_of_is_not_kept(house: House) -> None:
+    custody = FileCustody(house.state / "keys", house.state / "keys" / "passphrase")
+    stray = custody.create()
+    keyring = house.holding().keyring()
+    assert stray.thumbprint not in keyring
+    custody.destroy(stray.thumbprint)
+    assert len(list((house.state / "keys").glob("*.pem"))) == 1
+
+
+def test_a_vault_without_a_key_says_so(empty_house: House) -> None:
+    with pytest.raises(NotAllowed, match="no key yet"):
+        empty_house.holding().keyring()

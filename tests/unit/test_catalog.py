@@ -1,0 +1,123 @@
+"""The catalog of datasets, ours and a user's."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from collectors.catalog import load_catalog
+from collectors.dataset import window_of
+from collectors.throttle import LIMITS
+from domain.errors import AlreadyExists, Malformed, Unreadable
+from domain.ids import Dataset
+
+MINE = """
+[[dataset]]
+name = "entra.devices"
+workload = "graph"
+mode = "delta"
+path = "/v1.0/devices/delta"
+select = ["id", "displayName"]
+key = "id"
+permission = "Device.Read.All"
+after = "entra.organization"
+"""
+NOW = datetime(2026, 11, 22, tzinfo=UTC)
+
+
+def test_the_first_catalog_has_the_datasets_of_the_design() -> None:
+    assert set(load_catalog()) == {
+        "entra.organization",
+        "entra.users",
+        "entra.groups",
+        "entra.subscribed-skus",
+        "entra.group-owners",
+        "audit.sign-ins",
+        "reports.active-users",
+        "exchange.mailboxes",
+        "exchange.mailbox-statistics",
+        "exchange.transport-rules",
+        "onprem.mailboxes",
+        "onprem.receive-connectors",
+    }
+
+
+def test_a_dataset_stands_behind_those_it_waits_for() -> None:
+    order = list(load_catalog())
+    for row in load_catalog().values():
+        for parent in filter(None, (row.after, row.items)):
+            assert order.index(Dataset(parent)) < order.index(row.name)
+
+
+def test_every_dataset_is_charged_to_a_bucket_with_a_limit() -> None:
+    assert {row.throttled_by for row in load_catalog().values()} <= set(LIMITS)
+
+
+def test_a_user_adds_a_dataset_without_code(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(MINE)
+
+    assert load_catalog(str(file))[Dataset("entra.devices")].permission == "Device.Read.All"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error"),
+    [
+        ('"delta"', '"deltas"', Unreadable),
+        ('key = "id"', "", Unreadable),
+        ('key = "id"', 'key = "id"\ncolour = "red"', Unreadable),
+        ("[[dataset]]", "[[dataset", Unreadable),
+        ("entra.devices", "Devices", Malformed),
+        ("entra.devices", "entra.users", AlreadyExists),
+        ("/v1.0/devices/delta", "https://evil.example/v1.0/devices", Malformed),
+        ("/v1.0/devices/delta", "/v1.0/../devices", Malformed),
+        ("/v1.0/devices/delta", "/v1.0/devices?$top=5", Malformed),
+        ('key = "id"', 'key = "id"\ncount = ".evil.example/v1.0/devices"', Malformed),
+        ('key = "id"', 'key = "id,"', Malformed),
+        ('key = "id"', 'key = "id"\nquery = ' + "[" * 5000, Unreadable),
+        ('"graph"', '"exchange"', Malformed),
+        ('"entra.organization"', '"entra.nothing"', Malformed),
+        ('"entra.organization"', '"entra.devices"', Malformed),
+        ('mode = "delta"', 'mode = "per-item"', Malformed),
+        ('mode = "delta"', 'mode = "window"', Malformed),
+        ('key = "id"', 'key = "id"\npage-size = 100000', Malformed),
+        ('key = "id"', 'key = "id"\nbucket = "nothing"', Malformed),
+    ],
+)
+def test_a_mistake_in_a_users_catalog_is_named(tmp_path: Path, old: str, new: str, error: type[Exception]) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(MINE.replace(old, new))
+
+    with pytest.raises(error):
+        load_catalog(str(file))
+
+
+def test_a_cmdlet_that_changes_something_is_no_dataset(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        '[[dataset]]\nname = "exchange.x"\nworkload = "exchange"\nmode = "full"\n'
+        'cmdlet = "Set-Mailbox"\nkey = "Guid"\npermission = "none"\n'
+    )
+
+    with pytest.raises(Malformed) as refused:
+        load_catalog(str(file))
+
+    assert "Set-Mailbox" in str(refused.value)
+
+
+def test_a_catalog_that_is_not_there_or_too_long_is_unreadable(tmp_path: Path) -> None:
+    long = tmp_path / "long.toml"
+    long.write_bytes(b"#" * ((1 << 20) + 1))
+    for path in (tmp_path / "none.toml", tmp_path, long):
+        with pytest.raises(Unreadable):
+            load_catalog(str(path))
+
+
+def test_a_window_overlaps_the_last_one_and_never_reaches_past_the_log() -> None:
+    dataset = load_catalog()[Dataset("audit.sign-ins")]
+    assert window_of(dataset, None, NOW) == (NOW - timedelta(days=30), NOW)
+    assert window_of(dataset, NOW - timedelta(days=1), NOW) == (NOW - timedelta(hours=30), NOW)
+    assert window_of(dataset, NOW - timedelta(days=90), NOW) == (NOW - timedelta(days=30), NOW)
+    assert window_of(dataset, NOW + timedelta(days=9), NOW) == (NOW, NOW)

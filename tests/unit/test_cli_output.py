@@ -1,0 +1,74 @@
+"""Tables that fit, JSON that holds, and text that cannot steer a terminal."""
+
+from __future__ import annotations
+
+import io
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.console import Console
+
+from cli.output import cell, json_text, shown
+
+TENANT = "11111111-2222-3333-4444-555555555555"
+ROWS: list[dict[str, Any]] = [
+    {
+        "tenant": TENANT,
+        "name": "Contoso",
+        "last_run": "20261122T203000-0a1b2c3d",
+        "last_complete": datetime(2026, 11, 22, 20, 30, tzinfo=UTC),
+        "rows": 12345,
+        "why": "permanent-credential (entra)",
+    }
+]
+COLUMNS = ("tenant", "name", "last_run", "last_complete", "rows", "why")
+
+
+def printed(rows: list[dict[str, Any]], columns: tuple[str, ...], width: int) -> str:
+    file = io.StringIO()
+    Console(file=file, width=width).print(shown(rows, columns, width), highlight=False)
+    return file.getvalue()
+
+
+def test_a_wide_terminal_gets_a_line_for_each_row() -> None:
+    heading, line = printed(ROWS, COLUMNS, 150).splitlines()
+    assert heading.split()[:2] == ["tenant", "name"]
+    assert TENANT in line
+    assert "12,345" in line
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_a_narrow_terminal_gets_a_record_with_everything_whole(width: int) -> None:
+    text = printed(ROWS, COLUMNS, width)
+    assert text.startswith(TENANT)
+    for whole in ("name Contoso", "last run 20261122T203000-0a1b2c3d", "rows 12,345", "2026-11-22 20:30:00"):
+        assert whole in text
+
+
+@given(
+    st.lists(st.fixed_dictionaries({"a": st.text(max_size=60), "why": st.text(max_size=200), "n": st.integers()})),
+    st.integers(20, 200),
+)
+def test_no_line_is_wider_than_the_terminal(rows: list[dict[str, Any]], width: int) -> None:
+    if rows:
+        assert all(cell_len(line) <= width for line in printed(rows, ("a", "why", "n"), width).split("\n"))
+
+
+@given(st.text())
+def test_collected_text_cannot_steer_the_terminal(text: str) -> None:
+    assert not {chr(code) for code in (*range(32), 127, *range(128, 160))} & set(cell(text))
+    assert "\x1b" not in cell({"nested": [text, "\x1b[2J"]})
+
+
+def test_brackets_in_collected_text_are_shown_as_they_are() -> None:
+    assert "[red]Sales[/red] [/]" in printed([{"name": "[red]Sales[/red] [/]"}], ("name",), 80)
+
+
+def test_numbers_of_any_size_stay_numbers_in_json() -> None:
+    rows = [{"sum": 2**100, "at": datetime(2026, 1, 1, tzinfo=UTC), "name": "Zoë"}]
+    assert json.loads(json_text(rows)) == [{"sum": 2**100, "at": "2026-01-01T00:00:00Z", "name": "Zoë"}]

@@ -1,0 +1,83 @@
+"""Vault keys under any sequence of commands: exactly one is active once any was."""
+
+from __future__ import annotations
+
+import pytest
+from history import History
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from domain import vaultkey
+from domain.errors import AlreadyExists, NotAllowed, Unknown
+from domain.events import VaultKeyCreated, VaultKeyEvent
+from domain.vaultkey import VaultKeys
+
+names = st.sampled_from(["k1", "k2", "k3", "k4"])
+
+
+class Versions(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.history: History[VaultKeys, VaultKeyEvent] = History(vaultkey.evolve, VaultKeys())
+        self.versions: list[int] = []
+        self.destroyed: set[str] = set()
+        self.ever_active = False
+
+    @property
+    def keys(self) -> VaultKeys:
+        return self.history.state
+
+    @rule(key=names)
+    def create(self, key: str) -> None:
+        if key in self.keys.keys:
+            with pytest.raises(AlreadyExists):
+                vaultkey.create(self.keys, key, "file")
+            return
+        (event,) = self.history.take(vaultkey.create(self.keys, key, "file"))
+        assert isinstance(event, VaultKeyCreated)
+        self.versions.append(event.version)
+
+    @rule(key=names)
+    def activate(self, key: str) -> None:
+        standing = self.keys.keys.get(key)
+        if standing in (None, "destroyed"):
+            with pytest.raises(Unknown if standing is None else NotAllowed):
+                vaultkey.activate(self.keys, key)
+            return
+        former = self.keys.active
+        assert bool(self.history.take(vaultkey.activate(self.keys, key))) == (former != key)
+        assert self.keys.active == key
+        assert former in (None, key) or self.keys.keys[former] == "retired"
+        self.ever_active = True
+
+    @rule(key=names)
+    def destroy(self, key: str) -> None:
+        standing = self.keys.keys.get(key)
+        if standing in (None, "active"):
+            with pytest.raises(Unknown if standing is None else NotAllowed):
+                vaultkey.destroy(self.keys, key)
+            return
+        assert bool(self.history.take(vaultkey.destroy(self.keys, key))) == (standing != "destroyed")
+        self.destroyed.add(key)
+
+    @invariant()
+    def exactly_one_is_active_once_any_was(self) -> None:
+        active = [key for key, standing in self.keys.keys.items() if standing == "active"]
+        assert len(active) == self.ever_active
+        assert self.keys.active == (active[0] if active else None)
+
+    @invariant()
+    def a_destroyed_key_stays_destroyed(self) -> None:
+        assert {key for key, standing in self.keys.keys.items() if standing == "destroyed"} == self.destroyed
+
+    @invariant()
+    def versions_count_from_one(self) -> None:
+        assert self.versions == list(range(1, len(self.keys.keys) + 1))
+
+    def teardown(self) -> None:
+        self.history.check()
+
+
+TestAnySequenceOfKeyCommands = Versions.TestCase
+TestAnySequenceOfKeyCommands.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
