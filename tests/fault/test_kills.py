@@ -32,6 +32,9 @@ DATASETS = (
 USERS = 160
 LATEST_BATCH = 20
 """Two runs have about a hundred batches."""
+HELD = "exchange.get-transportrule"
+HELD_SECONDS = 8.0
+"""So long one answer is held back where a run must still be going on when its driver is killed."""
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +109,8 @@ def test_a_driver_that_is_killed_leaves_runs_that_the_next_one_finishes(
     running: Running, pair: list[Tenant], rng: Random
 ) -> None:
     position = running.position()
+    for tenant in pair:
+        running.estate.fail(tenant, HELD, "slow", seconds=HELD_SECONDS)
     requested = running.request(pair, DATASETS, full=True)
     process = driver.start(running.estate.settings)
 
@@ -124,12 +129,15 @@ def test_a_driver_whose_ray_dies_ends_by_itself_and_the_next_one_goes_on(
     running: Running, pair: list[Tenant], rng: Random
 ) -> None:
     position = running.position()
+    for tenant in pair:
+        running.estate.fail(tenant, HELD, "slow", seconds=HELD_SECONDS)
     requested = running.request(pair, DATASETS, full=True)
     process = driver.start(running.estate.settings)
 
     running.until(
         nth(rng.randrange(1, LATEST_BATCH), BatchRecorded), position, lambda seconds: driver.ended(process, seconds)
     )
+    assert process.poll() is None
     raylet = next(pid for pid, command in descendants(process.pid).items() if "/raylet/raylet " in command)
     os.kill(raylet, signal.SIGKILL)
     assert process.wait(timeout=60) != 0
