@@ -29,6 +29,7 @@ from domain.errors import CollectorLost, KeyholderUnavailable, TenantryError
 from domain.ids import RunId, TenantId
 from domain.settings import Settings
 from eventstore.batches import open_batch_store
+from vault.hardening import die_with_parent
 from vault.messages import Release, ReleaseDataKey
 
 log = structlog.get_logger()
@@ -67,11 +68,18 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+def _begin(settings: Settings, name: str) -> None:
+    """What every process of an actor does first. Left alone, it would go on with its work, and keep the credential it
+    holds, for some seconds after its node died."""
+    die_with_parent()
+    log_to(settings, name)
+
+
 class VaultActor:
     """Passes sealed requests and answers; the keys are in its keyholder's process."""
 
     def __init__(self, settings: Settings) -> None:
-        log_to(settings, "vault")
+        _begin(settings, "vault")
         self._core = VaultCore(settings)
 
     async def release(self, request: Release) -> bytes:
@@ -89,7 +97,7 @@ class GraphCollector:
     """Collects from Graph; asynchronous, its connections and quotas are its own."""
 
     def __init__(self, settings: Settings, name: str, batch_bytes: int) -> None:
-        log_to(settings, name)
+        _begin(settings, name)
         batches, catalog = open_batch_store(settings.batches), load_catalog(settings.catalog)
         self._core = CollectorCore(name, batches, catalog, limit_bytes=batch_bytes)
         gc.freeze()
@@ -117,7 +125,7 @@ class TenantActor:
     """Carries out one run of one tenant at a time."""
 
     def __init__(self, settings: Settings, name: str, vault: Handle) -> None:
-        log_to(settings, name)
+        _begin(settings, name)
         self._core = TenantCore(
             settings, open_store(settings), RemoteVault(vault), load_catalog(settings.catalog), clock=now
         )
@@ -145,7 +153,7 @@ class Supervisor:
         graph: Sequence[Handle],
         powershell: Sequence[Handle],
     ) -> None:
-        log_to(settings, "supervisor")
+        _begin(settings, "supervisor")
         places = [
             RemotePlace(
                 tenant,

@@ -8,8 +8,10 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import signal
 from pathlib import Path
 
+PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_NO_NEW_PRIVS = 38
 MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4
@@ -20,10 +22,13 @@ def refuse_dumps() -> None:
     """No core file, `/proc/PID/mem` and ptrace only for root, and no program started from here gains rights. Survives
     fork. Raises `OSError`."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    libc = ctypes.CDLL(None, use_errno=True)
-    for option, value in ((PR_SET_DUMPABLE, 0), (PR_SET_NO_NEW_PRIVS, 1)):
-        if libc.prctl(option, value, 0, 0, 0) != 0:
-            raise OSError(ctypes.get_errno(), f"prctl({option}, {value})")
+    _prctl(PR_SET_DUMPABLE, 0)
+    _prctl(PR_SET_NO_NEW_PRIVS, 1)
+
+
+def die_with_parent() -> None:
+    """This process is killed when the one that started it ends. Raises `OSError`."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def lock_memory() -> bool:
@@ -33,6 +38,12 @@ def lock_memory() -> bool:
         return False
     libc = ctypes.CDLL(None, use_errno=True)
     return bool(libc.mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) == 0)
+
+
+def _prctl(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl({option}, {value})")
 
 
 def _may_lock() -> bool:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import select
 import signal
+import subprocess
 from collections.abc import Callable, Sequence
 from random import Random
 
@@ -75,6 +77,12 @@ def intact(running: Running, tenants: Sequence[Tenant], requested: Sequence[RunI
     assert result.ok, result.problems
 
 
+def ours(process: subprocess.Popen[bytes]) -> list[int]:
+    """The processes of the actors below a driver."""
+    found = descendants(process.pid).items()
+    return [pid for pid, command in found if command.startswith("ray::") and "Agent" not in command]
+
+
 @pytest.mark.parametrize(
     ("victims", "kinds"),
     [
@@ -117,8 +125,13 @@ def test_a_driver_that_is_killed_leaves_runs_that_the_next_one_finishes(
     running.until(
         nth(rng.randrange(1, LATEST_BATCH), BatchRecorded), position, lambda seconds: driver.ended(process, seconds)
     )
+    actors = [os.pidfd_open(pid) for pid in ours(process)]
     process.kill()
     process.wait()
+    for actor in actors:
+        assert select.select([actor], [], [], 5.0)[0], "it would go on working, with the credential it holds"
+        os.close(actor)
+    assert len(actors) > 2
     assert all(running.run(run).state in {"requested", "started"} for run in requested)
     running.carry_out(requested)
 
