@@ -8,12 +8,14 @@ statements read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from eventsourcing.persistence import IntegrityError, Notification, StoredEvent
 from eventsourcing.popo import POPOApplicationRecorder
 from eventsourcing.sqlite import SQLiteApplicationRecorder, SQLiteCursor, SQLiteDatastore
+
+from domain.ids import Stream
 
 TABLE = "stored_events"
 
@@ -28,8 +30,8 @@ class EventRecorder(Protocol):
         self, start: int | None, limit: int, *, inclusive_of_start: bool = True
     ) -> Sequence[Notification]: ...
 
-    def select_stream(self, stream: str, after: int, limit: int) -> list[Notification]:
-        """The events of `stream` past version `after`, in order of version."""
+    def select_streams(self, after: Mapping[Stream, int], limit: int) -> list[Notification]:
+        """The events of each stream past its version, in order of version, at most `limit` of each."""
 
     def max_notification_id(self) -> int | None: ...
 
@@ -78,17 +80,20 @@ class SQLiteEventRecorder(SQLiteApplicationRecorder):
                 raise _gap(stream, version)
         return positions
 
-    def select_stream(self, stream: str, after: int, limit: int) -> list[Notification]:
+    def select_streams(self, after: Mapping[Stream, int], limit: int) -> list[Notification]:
+        found: list[Notification] = []
         with self.datastore.transaction(commit=False) as c:
-            c.execute(
-                f"SELECT rowid, originator_version, topic, state FROM {TABLE} "  # noqa: S608
-                "WHERE originator_id=? AND originator_version>? ORDER BY originator_version LIMIT ?",
-                (stream, after, limit),
-            )
-            return [
-                Notification(id=row[0], originator_id=stream, originator_version=row[1], topic=row[2], state=row[3])
-                for row in c.fetchall()
-            ]
+            for stream, version in after.items():
+                c.execute(
+                    f"SELECT rowid, originator_version, topic, state FROM {TABLE} "  # noqa: S608
+                    "WHERE originator_id=? AND originator_version>? ORDER BY originator_version LIMIT ?",
+                    (stream, version, limit),
+                )
+                found += [
+                    Notification(id=row[0], originator_id=stream, originator_version=row[1], topic=row[2], state=row[3])
+                    for row in c.fetchall()
+                ]
+        return found
 
 
 class MemoryEventRecorder(POPOApplicationRecorder):
@@ -98,18 +103,21 @@ class MemoryEventRecorder(POPOApplicationRecorder):
             if version > 1 and version - 1 not in self._stored_events_index[stream]:
                 raise _gap(stream, version)
 
-    def select_stream(self, stream: str, after: int, limit: int) -> list[Notification]:
+    def select_streams(self, after: Mapping[Stream, int], limit: int) -> list[Notification]:
         with self._database_lock:
-            versions = self._stored_events_index.get(stream, {})
-            wanted = [version for version in versions if version > after][:limit]
-            stored = [(versions[version] + 1, self._stored_events[versions[version]]) for version in wanted]
+            places = [place for stream, version in after.items() for place in self._places(stream, version, limit)]
+            stored = [(place + 1, self._stored_events[place]) for place in places]
         return [
             Notification(
                 id=position,
-                originator_id=stream,
+                originator_id=event.originator_id,
                 originator_version=event.originator_version,
                 topic=event.topic,
                 state=event.state,
             )
             for position, event in stored
         ]
+
+    def _places(self, stream: Stream, after: int, limit: int) -> list[int]:
+        versions = self._stored_events_index.get(stream, {})
+        return [place for version, place in versions.items() if version > after][:limit]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -115,9 +115,21 @@ class EventStore:
                 break
         return tuple(events)
 
+    def read_all(self, after: Mapping[Stream, int]) -> dict[Stream, list[Recorded]]:
+        """The events of each stream past its version, as they were at one moment. Raises `EventUnreadable`."""
+        with _storing(self._place):
+            page = self._recorder.select_streams(after, PAGE)
+        events: dict[Stream, list[Recorded]] = {stream: [] for stream in after}
+        for recorded in map(self._mapper.open, map(_stored, page)):
+            events[recorded.stream].append(recorded)
+        for stream, found in events.items():
+            if len(found) == PAGE:
+                events[stream] += self.read(stream, found[-1].version)
+        return events
+
     def _stream(self, stream: Stream, after: int, limit: int) -> list[Recorded]:
         with _storing(self._place):
-            page = self._recorder.select_stream(stream, after, limit)
+            page = self._recorder.select_streams({stream: after}, limit)
         return [self._mapper.open(_stored(notification)) for notification in page]
 
     def follow(self, after: int, limit: int = 500) -> tuple[Recorded, ...]:

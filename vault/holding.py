@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from datetime import datetime
-from typing import assert_never
+from typing import TypeVar, assert_never
 
 from crypto import datakey, envelope, transit
 from crypto.keyring import Keyring, public_jwks
@@ -25,7 +25,7 @@ from domain.ids import RunId, TenantId
 from domain.run import Run
 from domain.tenant import Tenant
 from eventstore.store import EventStore
-from eventstore.streams import ATTEMPTS, Held
+from eventstore.streams import ATTEMPTS, Held, Snapshots
 from vault import lineage, policy
 from vault.custody import Custodies
 from vault.keys import Keys, Versions
@@ -59,6 +59,9 @@ from vault.resealing import Resealing
 
 ACTOR = "vault"
 
+S = TypeVar("S")
+E = TypeVar("E")
+
 
 class Holding:
     """The keys, and the stores that say who may use them. Methods may be called from any thread.
@@ -70,10 +73,11 @@ class Holding:
         self, events: EventStore, secrets: SecretStore, custodies: Custodies, clock: Callable[[], datetime]
     ) -> None:
         self._events = events
+        self._snapshots = Snapshots(events)
         self._secrets = secrets
         self._clock = clock
         self._resealing = Resealing(events, secrets, self.keyring, clock)
-        self._keys = Keys(events, custodies, lambda key: self._resealing.counts()[key], clock)
+        self._keys = Keys(self._snapshots, custodies, lambda key: self._resealing.counts()[key], clock)
 
     def answer(self, request: Request, caller: str) -> Answer:
         """`caller`: who the operating system says is asking; the cause of what an operator is given."""
@@ -131,7 +135,7 @@ class Holding:
         )
         self.keyring()
         stream = ids.credential_stream(request.tenant, request.slot)
-        held: HeldLineage = Held(self._events, stream, lineage.evolve, Lineage())
+        held: HeldLineage = self._snapshots.held(stream, lineage.evolve, Lineage())
         for _ in range(ATTEMPTS):
             decided = self._decided(held, request)
             stored = self._stored(request)
@@ -146,14 +150,15 @@ class Holding:
         raise VersionConflict(stream, held.version)
 
     def _decided(self, held: HeldLineage, request: policy.ReleaseRequest) -> Lineage:
-        """The credential whose release is now recorded."""
+        """The credential whose release is now recorded, decided on what the events said at one moment."""
+        run, tenant = self._run(request.run), self._tenant(request.tenant)
 
         def decide(state: Lineage) -> list[CredentialEvent]:
             credential = state.credential
             return [
                 policy.decide_release(
-                    run=self._run(request.run),
-                    tenant=self._tenant(request.tenant).state,
+                    run=run.state,
+                    tenant=tenant.state,
                     credential=credential,
                     request=request,
                     holders=() if request.operator is None or credential is None else self._holders(credential),
@@ -161,10 +166,17 @@ class Holding:
                 )
             ]
 
-        (recorded,) = held.decide(decide, at=self._clock(), actor=ACTOR, cause=request.run)
-        if isinstance(recorded.event, ReleaseDenied):
-            raise ReleaseRefused(_name(request), policy.REASONS[recorded.event.why])
-        return held.state
+        for _ in range(ATTEMPTS):
+            self._snapshots.refresh(held, run, tenant)
+            try:
+                (recorded,) = held.append(decide, at=self._clock(), actor=ACTOR, cause=request.run)
+            except VersionConflict:
+                continue
+            self._snapshots.keep(held)
+            if isinstance(recorded.event, ReleaseDenied):
+                raise ReleaseRefused(_name(request), policy.REASONS[recorded.event.why])
+            return held.state
+        raise VersionConflict(held.stream, held.version)
 
     def _stored(self, request: policy.ReleaseRequest) -> bytes | None:
         try:
@@ -173,11 +185,13 @@ class Holding:
             return None
 
     def _opened(self, held: HeldLineage, request: policy.ReleaseRequest, stored: bytes) -> Sealed:
-        """With the keyring of this moment: the envelope may be newer than the request."""
+        """The envelope may be newer than the request, and sealed to a newer key."""
         sealed = stored.decode("ascii", "replace")
         try:
             key = envelope.read_header(sealed).kid
-            payload = envelope.open_(sealed, tenant=request.tenant, slot=request.slot, keyring=self.keyring())
+            payload = envelope.open_(
+                sealed, tenant=request.tenant, slot=request.slot, keyring=self._keys.keyring_with(key)
+            )
         except EnvelopeRejected:
             self._denied(held, request, "envelope-rejected")
             raise
@@ -204,12 +218,12 @@ class Holding:
         )
 
         def decide(state: Tenant | None) -> list[TenantEvent]:
-            run = None if request.run is None else self._run(request.run)
+            run = None if request.run is None else self._read(self._run(request.run)).state
             return [policy.decide_data_key_release(run=run, tenant=state, request=request)]
 
         self.keyring()
         actor = ACTOR if request.operator is None else f"operator:{request.operator}"
-        held = self._tenant(request.tenant)
+        held = self._read(self._tenant(request.tenant))
         (recorded,) = held.decide(decide, at=self._clock(), actor=actor, cause=request.run or caller)
         assert isinstance(recorded.event, DataKeyReleased)  # noqa: S101 - the decision has no other event
         with self._data_key(request.tenant, recorded.event.key) as key:
@@ -229,7 +243,7 @@ class Holding:
         is replaced and never taken over: whoever may write secrets could have put it there."""
         tenant = ids.tenant_id(message.tenant)
         with self._resealing.wrapping:
-            held = self._tenant(tenant)
+            held = self._read(self._tenant(tenant))
             if tenants.known(held.state, tenant).data_key is None:
                 key = datakey.new_data_key()
                 tenants.create_data_key(tenants.known(held.state, tenant), key.id)
@@ -276,16 +290,19 @@ class Holding:
 
     # what the events say
 
-    def _run(self, run: RunId) -> Run | None:
-        held: Held[Run | None, RunEvent] = Held(self._events, ids.run_stream(run), runs.evolve, None)
-        return held.state
-
-    def _holders(self, credential: Credential) -> list[Run]:
-        found = (self._run(run) for run, _, _ in credential.releases)
-        return [run for run in found if run is not None]
+    def _run(self, run: RunId) -> Held[Run | None, RunEvent]:
+        return self._snapshots.held(ids.run_stream(run), runs.evolve, None)
 
     def _tenant(self, tenant: TenantId) -> Held[Tenant | None, TenantEvent]:
-        return Held(self._events, ids.tenant_stream(tenant), tenants.evolve, None)
+        return self._snapshots.held(ids.tenant_stream(tenant), tenants.evolve, None)
+
+    def _read(self, held: Held[S, E]) -> Held[S, E]:
+        self._snapshots.refresh(held)
+        return held
+
+    def _holders(self, credential: Credential) -> list[Run]:
+        found = (self._read(self._run(run)).state for run, _, _ in credential.releases)
+        return [run for run in found if run is not None]
 
 
 def _state(versions: Versions, key: str) -> str:

@@ -24,8 +24,7 @@ from domain.events import (
     VaultKeyRetired,
 )
 from domain.vaultkey import VaultKeys
-from eventstore.store import EventStore
-from eventstore.streams import Held
+from eventstore.streams import Held, Snapshots
 from vault.custody import Custodies
 
 RESEAL = "Reseal what is left with `tenantry vault rotate --resume`."
@@ -86,12 +85,12 @@ class Keys:
 
     def __init__(
         self,
-        events: EventStore,
+        snapshots: Snapshots,
         custodies: Custodies,
         sealed_to: Callable[[str], int],
         clock: Callable[[], datetime],
     ) -> None:
-        self._events = events
+        self._snapshots = snapshots
         self._custodies = custodies
         self._sealed_to = sealed_to
         self._clock = clock
@@ -113,6 +112,13 @@ class Keys:
                 self._halves = self._opened(state)
                 self._loaded = (state.keys, Keyring(self._halves, state.keys.active))
             return self._loaded[1]
+
+    def keyring_with(self, key: str) -> Keyring:
+        """The keyring that was loaded last when it has this key, else the one of now. Raises `NotAllowed`."""
+        with self._loading:
+            if self._loaded is not None and key in self._loaded[1]:
+                return self._loaded[1]
+        return self.keyring()
 
     def _opened(self, state: Versions) -> dict[str, PrivateHalf]:
         """The halves of all keys that are not destroyed; those that are open already are not opened again."""
@@ -184,4 +190,6 @@ class Keys:
             held.decide(lambda state: decide(state, key), at=self._clock(), actor=actor, cause=cause)
 
     def _held(self) -> Held[Versions, VaultKeyEvent]:
-        return Held(self._events, ids.VAULT_KEYS, evolve, Versions())
+        held: Held[Versions, VaultKeyEvent] = self._snapshots.held(ids.VAULT_KEYS, evolve, Versions())
+        self._snapshots.refresh(held)
+        return held

@@ -56,6 +56,14 @@ class EventStoreContract:
         assert [r.version for r in store.read(RUN, after=2498)] == [2499, 2500]
         assert store.read(RUN, after=2500) == ()
 
+    def test_several_streams_are_read_at_one_moment_each_past_its_version(self, store: EventStore) -> None:
+        put(store, RUN, 0, *(started(n) for n in range(1, 2501)))
+        put(store, TENANT, 0, TenantSuspended(reason="late"), TenantResumed())
+        found = store.read_all({RUN: 1, TENANT: 1, LEDGER: 0})
+        assert [r.version for r in found[RUN]] == list(range(2, 2501))
+        assert [r.event for r in found[TENANT]] == [TenantResumed()]
+        assert found[LEDGER] == []
+
     def test_an_unknown_stream_is_empty(self, store: EventStore) -> None:
         assert store.read(RUN) == ()
         assert store.last_position() == 0
