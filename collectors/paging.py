@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import msgspec
 
 from collectors.dataset import Dataset
@@ -24,7 +26,7 @@ from domain.errors import ProtocolViolation, TokenExpired
 from domain.events import Mode
 
 
-class PagedReader:
+class PagedReader(ABC):
     """Reads page after page of one list. A dialect says what to ask (`request`) and what a last page means (`finish`).
 
     A link is followed once and only to `origin`; whatever cannot be a page is asked for again a few times and then
@@ -74,12 +76,13 @@ class PagedReader:
         self._attempts = self._refused_tokens = 0
         return rows
 
+    @abstractmethod
     def request(self, place: Place) -> Request:
-        raise NotImplementedError
+        """What to ask there."""
 
+    @abstractmethod
     def finish(self, page: Page, place: Place) -> Place:
         """The place after the last page of a list. Raises `ProtocolViolation` if it cannot be the last."""
-        raise NotImplementedError
 
     def restart_mode(self, found: str) -> Mode:
         """How to begin again after verdict `resync` or `page-expired`."""
