@@ -7,7 +7,6 @@ upload ends), and putting it again replaces it, so a retry also heals what a pow
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +17,7 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
 
 from domain.errors import Malformed, StorageFull, StoreUnavailable, TenantryError, Unknown
+from eventstore.disk import sync
 
 MAX_BATCH_BYTES = 256 * 1024 * 1024
 MAX_KEY_CHARACTERS = 512
@@ -129,12 +129,3 @@ def _sync(directory: Path, key: str) -> None:
     levels = 1 + key.count("/")
     for place in (path, *path.parents[:levels]):
         sync(place)
-
-
-def sync(path: Path) -> None:
-    """A file's bytes, or a directory's entries, are on the disk when this returns. Raises `OSError`."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -17,7 +17,7 @@ import duckdb
 import msgspec
 
 from domain.errors import Malformed, NotAllowed, StorageFull, TenantryError
-from eventstore.batches import sync
+from eventstore.disk import sync
 from query.duck import Filling, Sourced, connect, perform
 from query.structure import OWN_COLUMNS
 

@@ -27,6 +27,7 @@ from crypto.secret import Secret
 from crypto.stores import SecretStore
 from domain.errors import Malformed, NotAllowed, SecretMissing, StorageFull, Unreadable
 from domain.settings import Settings
+from eventstore.disk import sync
 
 MAX_PASSPHRASE = 1023
 """Bytes, as OpenSSL counts them."""
@@ -93,7 +94,7 @@ class FileCustody:
     def destroy(self, key: str) -> None:
         try:
             self._path(key).unlink(missing_ok=True)
-            _flush(self._directory)
+            sync(self._directory)
         except OSError as error:
             why = os.strerror(error.errno or 0)
             raise NotAllowed(
@@ -229,15 +230,6 @@ def _read(path: Path, limit: int, what: str, what_to_do: str) -> bytes:
     return content
 
 
-def _flush(directory: Path) -> None:
-    """Its entries are on the disk when this returns."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _write(path: Path, content: bytes) -> None:
     """All of it under this name and on the disk, or nothing; a file that is there already stays."""
     temporary = path.with_name(f".{uuid4().hex}.tmp")
@@ -248,7 +240,7 @@ def _write(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(descriptor)
         os.link(temporary, path)
-        _flush(path.parent)
+        sync(path.parent)
     except FileExistsError:
         raise NotAllowed(f"write {path}", "it exists", "Keep it: something may be sealed with it.") from None
     except OSError as error:
