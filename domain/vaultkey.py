@@ -1,4 +1,8 @@
-"""The vault's key versions: created, activated, retired, destroyed. Exactly one is active once any was activated."""
+"""The vault's key versions: created, active, former, retired, destroyed. Exactly one is active once any was activated.
+
+A key is former as soon as another one is active: it still opens what is sealed to it. It is retired once it is on
+record that nothing is.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from domain.events import (
     VaultKeyRetired,
 )
 
-Standing = Literal["created", "active", "retired", "destroyed"]
+Standing = Literal["created", "active", "former", "retired", "destroyed"]
 
 
 class VaultKeys(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,7 +39,7 @@ def evolve(state: VaultKeys, event: VaultKeyEvent) -> VaultKeys:
             return VaultKeys(keys={**state.keys, event.key: "created"})
         case VaultKeyActivated():
             others: dict[str, Standing] = {
-                key: "retired" if standing == "active" else standing for key, standing in state.keys.items()
+                key: "former" if standing == "active" else standing for key, standing in state.keys.items()
             }
             return VaultKeys(keys={**others, event.key: "active"})
         case VaultKeyRetired():
@@ -60,7 +64,7 @@ def create(state: VaultKeys, key: str, custody: str) -> list[VaultKeyEvent]:
 
 
 def activate(state: VaultKeys, key: str) -> list[VaultKeyEvent]:
-    """The key that was active is retired by the same event: it still opens, nothing is sealed to it any more."""
+    """The key that was active is former by the same event: it still opens, nothing new is sealed to it."""
     standing = _standing(state, key)
     if standing == "destroyed":
         raise NotAllowed("activate the vault key", f"{key} is destroyed", "Create a new one.")

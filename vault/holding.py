@@ -28,7 +28,7 @@ from eventstore.store import EventStore
 from eventstore.streams import ATTEMPTS, Held, Snapshots
 from vault import lineage, policy
 from vault.custody import Custodies
-from vault.keys import Keys, Versions
+from vault.keys import Keys
 from vault.lineage import HeldLineage, Lineage
 from vault.messages import (
     Answer,
@@ -274,7 +274,7 @@ class Holding:
                 VaultKey(
                     key=key,
                     version=created.version,
-                    state=_state(versions, key),
+                    state=versions.keys.keys[key],
                     custody=created.custody,
                     sealed=None if counted is None else counted[key],
                 )
@@ -303,11 +303,6 @@ class Holding:
     def _holders(self, credential: Credential) -> list[Run]:
         found = (self._read(self._run(run)).state for run, _, _ in credential.releases)
         return [run for run in found if run is not None]
-
-
-def _state(versions: Versions, key: str) -> str:
-    standing = versions.keys.keys[key]
-    return "former" if standing == "retired" and key not in versions.emptied else standing
 
 
 def _name(request: policy.ReleaseRequest) -> str:

@@ -9,20 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from threading import Lock
-from typing import assert_never
 
 import msgspec
 
 from crypto.keyring import Keyring, PrivateHalf
 from domain import ids, vaultkey
 from domain.errors import NotAllowed, TenantryError, Unknown
-from domain.events import (
-    VaultKeyActivated,
-    VaultKeyCreated,
-    VaultKeyDestroyed,
-    VaultKeyEvent,
-    VaultKeyRetired,
-)
+from domain.events import VaultKeyCreated, VaultKeyEvent, VaultKeyRetired
 from domain.vaultkey import VaultKeys
 from eventstore.streams import Held, Snapshots
 from vault.custody import Custodies
@@ -31,27 +24,17 @@ RESEAL = "Reseal what is left with `tenantry vault rotate --resume`."
 
 
 class Versions(msgspec.Struct, frozen=True):
-    """`created`: by thumbprint. `emptied`: retired on the record since they were last active, which means that nothing
-    was sealed to them; the fold of `keys` calls a key retired as soon as another one is active."""
+    """`created`: by thumbprint."""
 
     keys: VaultKeys = VaultKeys()
     created: dict[str, VaultKeyCreated] = {}
-    emptied: frozenset[str] = frozenset()
 
 
 def evolve(state: Versions, event: VaultKeyEvent) -> Versions:
     keys = vaultkey.evolve(state.keys, event)
-    match event:
-        case VaultKeyCreated():
-            return Versions(keys, {**state.created, event.key: event}, state.emptied)
-        case VaultKeyActivated():
-            return Versions(keys, state.created, state.emptied - {event.key})
-        case VaultKeyRetired():
-            return Versions(keys, state.created, state.emptied | {event.key})
-        case VaultKeyDestroyed():
-            return Versions(keys, state.created, state.emptied)
-        case _:
-            assert_never(event)
+    if isinstance(event, VaultKeyCreated):
+        return Versions(keys, {**state.created, event.key: event})
+    return Versions(keys, state.created)
 
 
 def retire(state: Versions, key: str) -> list[VaultKeyEvent]:
@@ -61,13 +44,13 @@ def retire(state: Versions, key: str) -> list[VaultKeyEvent]:
     standing = state.keys.keys[key]
     if standing in ("active", "destroyed"):
         raise NotAllowed("retire the vault key", f"{key} is {standing}", "See `tenantry vault keys`.")
-    return [] if key in state.emptied else [VaultKeyRetired(key=key)]
+    return [] if standing == "retired" else [VaultKeyRetired(key=key)]
 
 
 def destroy(state: Versions, key: str) -> list[VaultKeyEvent]:
     """Raises `Unknown`, and `NotAllowed` unless it is retired on the record."""
     destroyed = vaultkey.destroy(state.keys, key)
-    if destroyed and key not in state.emptied:
+    if destroyed and state.keys.keys[key] != "retired":
         raise NotAllowed("destroy the vault key", f"{key} is not retired", "Retire it first.")
     return destroyed
 

@@ -48,7 +48,7 @@ class Versions(RuleBasedStateMachine):
         former = self.keys.active
         assert bool(self.history.take(vaultkey.activate(self.keys, key))) == (former != key)
         assert self.keys.active == key
-        assert former in (None, key) or self.keys.keys[former] == "retired"
+        assert former in (None, key) or self.keys.keys[former] == "former"
         self.ever_active = True
 
     @rule(key=names)
