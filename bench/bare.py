@@ -12,7 +12,8 @@ import httpx
 import msgspec
 import zstandard
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from measured import Job, Measured, peak_mib, read_job, report, stopwatch
+
+from bench.measured import Job, Measured, peak_mib, read_job, report, stopwatch
 
 BATCH_BYTES = 8 << 20
 

@@ -19,8 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
-from measured import Job, Measured, Summary, machine, measure, summary
 
+from bench.measured import Job, Measured, Summary, machine, measure, summary
 from cli.collect import request
 from cli.config import load
 from cli.sealing import make, read_credential, store_sealed

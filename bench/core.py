@@ -10,7 +10,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import uvloop
-from measured import Job, Measured, peak_mib, read_job, report, stopwatch
 
 from actors.activation import activate
 from actors.collection import DatasetCollection
@@ -19,6 +18,7 @@ from actors.logs import log_to
 from actors.messages import Work
 from actors.stores import open_store
 from actors.vault import VaultCore
+from bench.measured import Job, Measured, peak_mib, read_job, report, stopwatch
 from collectors.catalog import load_catalog
 from collectors.work import Step
 from domain import run as runs

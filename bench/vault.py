@@ -25,13 +25,14 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 sys.path.append(sys.path.pop(0))  # behind the package that this file shares its name with
 
 import msgspec
-from measured import machine, peak_mib
 
+from bench.measured import machine, peak_mib
 from crypto import credential, envelope, transit
 from crypto.credential import ServiceAccount
 from crypto.keyring import LocalKey, VaultPublicKey, generate_private, parse_public
@@ -176,6 +177,10 @@ class Bare:
         self._events = open_event_store(url, os.urandom(KEY_BYTES))
         self._versions = 0
 
+    def times(self, count: int) -> None:
+        for _ in range(count):
+            self.once()
+
     def once(self) -> None:
         self._key.unwrap(self._wrapped)
         transit.seal(self._transit.public, self._payload, b"context")
@@ -204,7 +209,7 @@ def vault_actor(settings: Settings) -> Iterator[Callable[[Sequence[Release]], No
 
         def ask(requests: Sequence[Release]) -> None:
             asked = list(requests)
-            waiting = [actor.release.remote(asked.pop()) for _ in range(min(AT_ONCE, len(asked)))]
+            waiting: list[Any] = [actor.release.remote(asked.pop()) for _ in range(min(AT_ONCE, len(asked)))]
             while waiting:
                 done, waiting = ray.wait(waiting)
                 ray.get(done)
@@ -224,7 +229,7 @@ def measured(directory: Path, options: argparse.Namespace) -> Result:
         count = options.releases
         actor(estate.requests(PER_TENANT))
         for _ in range(options.rounds):
-            rounds["bare"].append(rate(count, lambda: [bare.once() for _ in range(count)]))
+            rounds["bare"].append(rate(count, partial(bare.times, count)))
             for name, ask in (("socket", lambda asked: [keyholder.release(one) for one in asked]), ("actor", actor)):
                 requests = estate.requests(count)
                 rounds[name].append(rate(count, partial(ask, requests)))

@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import threading
 
-from measured import PROC, Job, Measured, peak_mib, read_job, report
 from rich.console import Console
 
+from bench.measured import PROC, Job, Measured, peak_mib, read_job, report
 from cli.collect import carry_out
 from cli.command import Session
 from cli.config import Effective
