@@ -157,3 +157,14 @@ def test_a_driver_whose_ray_dies_ends_by_itself_and_the_next_one_goes_on(
     running.carry_out(requested)
 
     intact(running, pair, requested)
+
+
+def test_two_drivers_at_once_lose_nothing_and_count_nothing_twice(running: Running, pair: list[Tenant]) -> None:
+    """`collect` lets one in; a driver that outlives its node, or works on another machine, holds no lock of here."""
+    requested = running.request(pair, DATASETS, full=True)
+
+    drivers = [driver.start(running.estate.settings) for _ in range(2)]
+
+    assert [process.wait(timeout=120) for process in drivers] == [0, 0]
+    intact(running, pair, requested)
+    assert {running.run(run).state for run in requested} == {"finished"}
