@@ -35,6 +35,8 @@ class _Stored(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FileSecretStore:
+    at_once = 1
+
     def __init__(self, directory: Path | str) -> None:
         """Makes the directory, and takes everybody else's permissions from one that exists."""
         self._directory = Path(directory)

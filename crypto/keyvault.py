@@ -1,17 +1,16 @@
 """A secret store in an Azure Key Vault, through Microsoft's own client.
 
 Text is stored as it is, so that an operator may put an envelope with `az keyvault secret set`; other bytes are base64,
-which the content type says. Who sets credentials needs `set` (and `recover`) only, who releases them `get`.
+which the content type says. Who sets credentials needs `set` only, who releases them `get` (docs/sealing.md).
 """
 
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Mapping
-from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
-import structlog
 from azure.core.credentials import TokenCredential
 from azure.core.exceptions import (
     HttpResponseError,
@@ -19,15 +18,19 @@ from azure.core.exceptions import (
     ResourceNotFoundError,
 )
 from azure.identity import DefaultAzureCredential
-from azure.keyvault.secrets import SecretClient
+from azure.keyvault.secrets import DeletedSecret, SecretClient
 
-from crypto.azurevault import CALL, SETTLED_SECONDS, code_of, explained, is_loopback
+from crypto.azurevault import FORBIDDEN, REFUSED, SETTLED_SECONDS, SETTLING_SECONDS, explained, options, verification
 from crypto.stores import MAX_VALUE, checked_name, checked_value
-from domain.errors import Malformed, SecretMissing, StoreUnavailable, Unreadable
+from domain.errors import Malformed, NotAllowed, SecretMissing, StoreUnavailable, Unreadable
+from domain.events import Retained
 
 TEXT = "text/plain"
 BINARY = "application/octet-stream;base64"
-_GRANT = "Grant it on the Key Vault (Key Vault Secrets User to read, Secrets Officer to write)."
+AT_ONCE = 10
+"""As many connections as Azure's client keeps open."""
+_GRANT = "Grant it on the Key Vault: docs/sealing.md has the least role of each process."
+_RECOVER = "Grant `recover`, have it purged, or wait until the vault's retention ends."
 
 
 def vault_identity(authority: str = "", ca_bundle: str = "") -> TokenCredential:
@@ -36,17 +39,16 @@ def vault_identity(authority: str = "", ca_bundle: str = "") -> TokenCredential:
     A named authority is trusted as it is named: nobody asks login.microsoftonline.com about it.
     """
     named: dict[str, Any] = {"authority": authority, "disable_instance_discovery": True} if authority else {}
-    return DefaultAzureCredential(**named, **_verification(ca_bundle))
+    return DefaultAzureCredential(**named, **verification(ca_bundle))
 
 
 class KeyVaultSecretStore:
+    at_once = AT_ONCE
+
     def __init__(self, url: str, identity: TokenCredential, *, ca_bundle: str = "") -> None:
         """`url`: the vault's origin. Connects at the first call."""
-        self._url = url
         self._identity = identity
-        self._client = SecretClient(
-            url, identity, verify_challenge_resource=not is_loopback(url), **_verification(ca_bundle), **CALL
-        )
+        self._client = SecretClient(url, identity, **options(url, ca_bundle))
 
     def get(self, name: str) -> bytes:
         with explained(f"read secret {checked_name(name)}", _GRANT):
@@ -65,9 +67,18 @@ class KeyVaultSecretStore:
             try:
                 stored = self._client.set_secret(name, text, **facts)
             except ResourceExistsError:
-                self._settle(self._client.begin_recover_deleted_secret(name))
+                self._recover(name)
                 stored = self._client.set_secret(name, text, **facts)
         return stored.properties.version or ""
+
+    def _recover(self, name: str) -> None:
+        try:
+            self._settle(self._client.begin_recover_deleted_secret(name))
+        except HttpResponseError as error:
+            if error.status_code != FORBIDDEN:
+                raise
+            why = "it was deleted, the Key Vault still keeps it, and this identity may not recover it"
+            raise NotAllowed(f"write secret {name}", why, _RECOVER) from None
 
     def exchange(self, name: str, former: bytes, value: bytes, tags: Mapping[str, str] = {}) -> bool:
         """Key Vault cannot compare and set. A version that another writer has set meanwhile is set again, on top."""
@@ -89,23 +100,59 @@ class KeyVaultSecretStore:
         with explained("list versions", _GRANT):
             return {one.version or "" for one in self._client.list_properties_of_secret_versions(checked_name(name))}
 
-    def delete(self, name: str) -> None:
+    def delete(self, name: str) -> Retained | None:
         """Deletes all versions and purges them.
 
-        Where the vault forbids purging, the secret is deleted and its administrator can recover it until the vault's
-        retention ends; a warning says so.
+        Where the vault or the identity's grant forbids purging, who may recover secrets can have it back until the
+        vault's retention ends.
         """
         with explained(f"delete secret {checked_name(name)}", _GRANT):
-            with suppress(ResourceNotFoundError):
-                self._settle(self._client.begin_delete_secret(name))
+            deleted = self._deleted(name)
+            try:
+                self._purge(name)
+            except ResourceNotFoundError:
+                return None
+            except HttpResponseError as error:
+                if error.status_code not in REFUSED:
+                    raise
+                return self._retained(name, deleted)
+        return None
+
+    def _deleted(self, name: str) -> DeletedSecret | None:
+        try:
+            operation = self._client.begin_delete_secret(name)
+        except ResourceNotFoundError:
+            return None
+        self._settle(operation)
+        deleted: DeletedSecret = operation.result()
+        return deleted
+
+    def _purge(self, name: str) -> None:
+        """An identity that may not look at deleted secrets does not see when the deletion has ended: 409 until then."""
+        deadline = time.monotonic() + SETTLED_SECONDS
+        while True:
             try:
                 self._client.purge_deleted_secret(name)
-            except HttpResponseError as error:
-                if error.status_code == 404:
-                    return
-                if error.status_code not in (400, 403):
+            except ResourceExistsError:
+                if time.monotonic() > deadline:
                     raise
-                structlog.get_logger().warning("secret-retained", name=name, store=self._url, why=code_of(error))
+                time.sleep(SETTLING_SECONDS)
+            else:
+                return
+
+    def _retained(self, name: str, deleted: DeletedSecret | None) -> Retained | None:
+        """`deleted`: as this deletion saw it, None when it was deleted before, if ever."""
+        try:
+            found = deleted or self._client.get_deleted_secret(name)
+        except ResourceNotFoundError:
+            return None
+        except HttpResponseError as error:
+            if error.status_code != FORBIDDEN:
+                raise
+            return Retained(name=name, until=None, why="unseen")
+        purgeable = "Purgeable" in (found.properties.recovery_level or "Purgeable")
+        why: Literal["purge-refused", "purge-protected"] = "purge-refused" if purgeable else "purge-protected"
+        return Retained(name=name, until=found.scheduled_purge_date, why=why)
 
     def names(self, prefix: str) -> list[str]:
         with explained("list secrets", _GRANT):
@@ -141,7 +188,3 @@ def _decode(name: str, text: str, content_type: str | None) -> bytes:
         return base64.b64decode(text, validate=True) if content_type == BINARY else text.encode()
     except ValueError:
         raise Unreadable("secret", name, f"it is no base64 and says it is {BINARY}", "Put the secret again.") from None
-
-
-def _verification(ca_bundle: str) -> dict[str, Any]:
-    return {"connection_verify": ca_bundle} if ca_bundle else {}

@@ -12,6 +12,7 @@ from typing import Protocol
 from uuid import uuid4
 
 from domain.errors import Malformed, SecretMissing
+from domain.events import Retained
 from domain.ids import Slot, TenantId, slot, tenant_id
 
 EVENT_KEY = "event-key"
@@ -41,8 +42,14 @@ class SecretStore(Protocol):
         """`put`, if the value is still `former`; whether it was."""
         ...
 
-    def delete(self, name: str) -> None:
-        """Afterwards it is not there; deleting what is not there is done already."""
+    @property
+    def at_once(self) -> int:
+        """Calls under way together that are faster than one after the other."""
+        ...
+
+    def delete(self, name: str) -> Retained | None:
+        """Afterwards it is not there, in no version; deleting what is not there is done already. What the store keeps
+        of it nevertheless, None when nothing."""
         ...
 
     def names(self, prefix: str) -> list[str]:
@@ -89,6 +96,8 @@ def checked_value(value: bytes, tags: Mapping[str, str]) -> None:
 
 class MemorySecretStore:
     """For tests: gone with its process."""
+
+    at_once = 1
 
     def __init__(self) -> None:
         self._values: dict[str, bytes] = {}

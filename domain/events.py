@@ -82,8 +82,23 @@ class DataKeyDestroyed(Event, frozen=True, tag="data-key-destroyed/1"):
     key: str
 
 
-class TenantOffboarded(Event, frozen=True, tag="tenant-offboarded/1"):
+class Retained(msgspec.Struct, frozen=True, kw_only=True):
+    """A deleted secret that may still be recovered. `until`: when the store forgets it, None where that was not seen.
+
+    `why` it could not be purged: the store lets nobody, or not this identity; `unseen`: this identity may neither purge
+    it nor look whether there is anything to purge.
+    """
+
+    name: str
+    until: datetime | None
+    why: Literal["purge-protected", "purge-refused", "unseen"]
+
+
+class TenantOffboarded(Event, frozen=True, omit_defaults=True, tag="tenant-offboarded/1"):
+    """`retained`: what the secret store still keeps. Recorded again when that is found to have changed."""
+
     reason: str
+    retained: tuple[Retained, ...] = ()
 
 
 # credential

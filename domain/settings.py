@@ -24,6 +24,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     `custody`: where the vault's private keys rest, `file` (in the state directory),
     `https://NAME.vault.azure.net/secrets/PREFIX` or `https://NAME.vault.azure.net/keys/PREFIX` (they never leave it).
+    `key_type`: what new keys of the last form are, `RSA` or `RSA-HSM`.
     `secrets_authority` and `secrets_ca_bundle` concern only an Azure Key Vault outside the public cloud.
     """
 
@@ -35,6 +36,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ray_address: str = "local"
     passphrase_file: str = ""
     custody: str = "file"
+    key_type: str = "RSA"
     catalog: str = ""
     secrets_authority: str = ""
     secrets_ca_bundle: str = ""

@@ -14,6 +14,7 @@ from domain.events import (
     DataKeyReleased,
     ExchangeServer,
     PlanChanged,
+    Retained,
     TenantChanged,
     TenantEvent,
     TenantOffboarded,
@@ -29,7 +30,8 @@ CADENCE_SECONDS = range(60, 366 * DAILY_SECONDS + 1)
 
 
 class Tenant(msgspec.Struct, frozen=True, kw_only=True):
-    """`datasets` empty: the whole catalog. `data_key`: id of the key that seals its batches, None without one."""
+    """`datasets` empty: the whole catalog. `data_key`: id of the key that seals its batches, None without one.
+    `retained`: deleted secrets of an offboarded tenant that the secret store still keeps."""
 
     id: TenantId
     name: str
@@ -41,6 +43,7 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     datasets: tuple[Dataset, ...] = ()
     cadence_seconds: int = DAILY_SECONDS
     data_key: str | None = None
+    retained: tuple[Retained, ...] = ()
 
 
 def evolve(state: Tenant | None, event: TenantEvent) -> Tenant:
@@ -76,7 +79,7 @@ def evolve(state: Tenant | None, event: TenantEvent) -> Tenant:
         case DataKeyDestroyed():
             return change(state, data_key=None)
         case TenantOffboarded():
-            return change(state, state="offboarded", reason=event.reason)
+            return change(state, state="offboarded", reason=event.reason, retained=event.retained)
         case _:
             assert_never(event)
 
@@ -146,11 +149,21 @@ def release_data_key(state: Tenant, *, run: RunId | None, operator: str | None, 
     return [DataKeyReleased(key=state.data_key, run=run, operator=operator, why=why)]
 
 
-def offboard(state: Tenant, reason: str) -> list[TenantEvent]:
-    """Destroys the data key: collected batches cannot be opened from then on."""
+def offboard(state: Tenant, reason: str, retained: tuple[Retained, ...] = ()) -> list[TenantEvent]:
+    """Destroys the data key: collected batches cannot be opened from then on. `retained`: what of it may come back."""
     in_service(state, "offboard the tenant")
     destroyed: list[TenantEvent] = [DataKeyDestroyed(key=state.data_key)] if state.data_key else []
-    return [*destroyed, TenantOffboarded(reason=reason)]
+    return [*destroyed, TenantOffboarded(reason=reason, retained=retained)]
+
+
+def retain(state: Tenant, retained: tuple[Retained, ...]) -> list[TenantEvent]:
+    """Of an offboarded tenant: what is still kept, if that is not what is on record. A date that this look did not see
+    stays known."""
+    if state.state != "offboarded":
+        raise NotAllowed("record what is retained", f"tenant {state.id} is not offboarded", "Offboard it first.")
+    known = {one.name: one for one in state.retained}
+    still = tuple(known.get(one.name, one) if one.until is None else one for one in retained)
+    return [] if still == state.retained else [TenantOffboarded(reason=state.reason, retained=still)]
 
 
 def may_run(state: Tenant) -> None:

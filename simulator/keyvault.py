@@ -3,13 +3,15 @@
 The wire of azure-keyvault-secrets 4.12 and azure-keyvault-keys 4.11 (api-version 2026-04-01 down to 7.0),
 learn.microsoft.com/rest/api/keyvault.
 The vault belongs to one tenant, its home: the first one whose setting `key_vault` is true, or simply the first one.
-Settings of the home tenant: `key_vault_roles` ({client id: role name or set of operations}; without it everybody of
-the tenant may do everything), `key_vault_polls` (looks until a deletion or a recovery is visible).
+Settings of the home tenant: `key_vault_roles` ({client id: grant}, a grant being a role name, operations, or both by
+the name of one secret or key with `*` for the rest; without the setting everybody of the tenant may do everything),
+`key_vault_polls` (looks until a deletion or a recovery is visible), `key_vault_purge_protection` (true: nothing can be
+purged), `key_vault_retention_days` (7 to 90), `key_vault_sku` ("premium" has an HSM, "standard" has none).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from starlette.requests import Request
@@ -17,7 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from simulator.faults import answered
-from simulator.keyvault_items import VaultRefused, bad_parameter
+from simulator.keyvault_items import RECOVERABLE_DAYS, Retention, VaultRefused, bad_parameter
 from simulator.keyvault_operations import Perform, key_operations, secret_operations
 from simulator.keyvault_wire import body
 from simulator.tokens import Claims, Issuer, TokenRejected
@@ -74,6 +76,7 @@ def routes(world: World, issuer: Issuer) -> list[BaseRoute]:
             async def produce(_fault: Fault | None) -> Response:
                 try:
                     _authorise(issuer, home, name, request)
+                    request.state.retention = _retention(home)
                     return perform(request, home, await body(request))
                 except VaultRefused as refusal:
                     return _error(issuer, home, refusal)
@@ -114,9 +117,20 @@ def _authorise(issuer: Issuer, home: Tenant, operation: str, request: Request) -
     if request.query_params.get("api-version") not in VERSIONS_OF_THE_API:
         raise bad_parameter("The specified api-version is invalid or missing.")
     roles = home.settings.get("key_vault_roles")
-    role = ROLES["Key Vault Administrator"] if roles is None else roles.get(claims.app_id, ())
-    if operation not in (ROLES.get(role, ()) if isinstance(role, str) else role):
+    if roles is not None and operation not in _granted(roles.get(claims.app_id, ()), request.path_params.get("name")):
         raise VaultRefused(403, "Forbidden", _not_authorised(claims, operation, request), "ForbiddenByRbac")
+
+
+def _granted(grant: Any, name: str | None) -> Collection[str]:
+    """The operations on the secret or key of this name: those of the whole vault, and those of that one alone."""
+    if isinstance(grant, Mapping):
+        return {*_granted(grant.get("*", ()), None), *_granted(grant.get(name, ()), None)}
+    return ROLES.get(grant, ()) if isinstance(grant, str) else grant
+
+
+def _retention(home: Tenant) -> Retention:
+    days = int(home.settings.get("key_vault_retention_days", RECOVERABLE_DAYS))
+    return Retention(days, not home.settings.get("key_vault_purge_protection"))
 
 
 def _not_authorised(claims: Claims, operation: str, request: Request) -> str:

@@ -19,6 +19,7 @@ MOST_TAGS = 15
 LONGEST_TAG = 256
 MOST_VERSIONS = 100_000
 RECOVERABLE_DAYS = 90
+"""The service's default; a vault may be made with 7 or more."""
 
 V = TypeVar("V")
 
@@ -29,6 +30,20 @@ class VaultRefused(Exception):
     def __init__(self, status: int, code: str, message: str, inner: str | None = None) -> None:
         super().__init__(status, code, message, inner)
         self.status, self.code, self.message, self.inner = status, code, message, inner
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long the vault keeps what is deleted, and whether it may be purged before."""
+
+    days: int = RECOVERABLE_DAYS
+    purgeable: bool = True
+
+    @property
+    def level(self) -> str:
+        """The recovery level, learn.microsoft.com/rest/api/keyvault (DeletionRecoveryLevel)."""
+        kept = "Recoverable" if self.days == RECOVERABLE_DAYS else "CustomizedRecoverable"
+        return f"{kept}+Purgeable" if self.purgeable else kept
 
 
 @dataclass(slots=True)
@@ -142,8 +157,15 @@ class Items(Generic[V]):
         item.deleted, item.looks_until_seen = None, looks
         return item
 
-    def purge(self, name: str) -> None:
-        """Forget a deleted item for good."""
+    def purge(self, name: str, retention: Retention) -> None:
+        """Forget a deleted item for good. Raises `VaultRefused` 403 where purge protection is on."""
+        if not retention.purgeable:
+            raise VaultRefused(
+                403,
+                "Forbidden",
+                'Operation "purge" is not allowed because purge protection is enabled for this vault. Key Vault '
+                "service will automatically purge it after the retention period has passed.",
+            )
         item = self._settled(name)
         self._versions -= len(item.versions)
         del self._all[name.lower()]
@@ -152,7 +174,7 @@ class Items(Generic[V]):
         item = self._all.get(name.lower())
         if item is None or not item.deleted:
             raise self._not_found(name)
-        if item.looks_until_seen > 0:
+        if not _seen(item):
             raise VaultRefused(
                 409,
                 "Conflict",
@@ -184,7 +206,7 @@ class Items(Generic[V]):
         )
 
 
-def attributes(version: Version[Any]) -> dict[str, Any]:
+def attributes(version: Version[Any], retention: Retention) -> dict[str, Any]:
     """The attributes object of a version on the wire."""
     times = {"nbf": version.not_before, "exp": version.expires}
     return {
@@ -192,14 +214,14 @@ def attributes(version: Version[Any]) -> dict[str, Any]:
         **{name: moment for name, moment in times.items() if moment is not None},
         "created": version.created,
         "updated": version.updated,
-        "recoveryLevel": "Recoverable+Purgeable",
-        "recoverableDays": RECOVERABLE_DAYS,
+        "recoveryLevel": retention.level,
+        "recoverableDays": retention.days,
     }
 
 
-def purge_date(deleted: datetime) -> int:
+def purge_date(deleted: datetime, retention: Retention) -> int:
     """When a deleted item disappears by itself, in seconds since 1970."""
-    return int((deleted + timedelta(days=RECOVERABLE_DAYS)).timestamp())
+    return int((deleted + timedelta(days=retention.days)).timestamp())
 
 
 def bad_parameter(message: str) -> VaultRefused:

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from simulator.keyvault_items import Item, Items, Version, attributes
 from simulator.keyvault_keys import Keys, Material, jwk
 from simulator.keyvault_secrets import Secrets
-from simulator.keyvault_wire import deletion, identity, page
+from simulator.keyvault_wire import deletion, identity, page, retention_of
 from simulator.tokens import Issuer
 from simulator.world import Tenant
 
@@ -39,7 +39,7 @@ def _secret_shown(request: Request, item: Item[str], version: Version[str]) -> B
     return {
         "id": identity(request, "secrets", item, version),
         **content_type,
-        "attributes": attributes(version),
+        "attributes": attributes(version, retention_of(request)),
         "tags": version.tags,
     }
 
@@ -56,7 +56,9 @@ def key_operations(issuer: Issuer, looks: Looks) -> Sequence[Operation]:
     keys = Keys()
 
     def create(request: Request, home: Tenant, body: Body) -> Response:
-        return JSONResponse(_key_shown(request, *keys.create(request.path_params["name"], body, issuer.now())))
+        premium = home.settings.get("key_vault_sku") == "premium"
+        made = keys.create(request.path_params["name"], body, issuer.now(), premium=premium)
+        return JSONResponse(_key_shown(request, *made))
 
     def used(use: Callable[[str, str, Body], tuple[Item[Material], Version[Material], str]]) -> Perform:
         def perform(request: Request, home: Tenant, body: Body) -> Response:
@@ -76,11 +78,15 @@ def key_operations(issuer: Issuer, looks: Looks) -> Sequence[Operation]:
 
 def _key_shown(request: Request, item: Item[Material], version: Version[Material]) -> Body:
     key = {"kid": identity(request, "keys", item, version), **jwk(version.value)}
-    return {"key": key, "attributes": attributes(version), "tags": version.tags}
+    return {"key": key, "attributes": attributes(version, retention_of(request)), "tags": version.tags}
 
 
 def _key_listed(request: Request, item: Item[Material], version: Version[Material]) -> Body:
-    return {"kid": identity(request, "keys", item), "attributes": attributes(version), "tags": version.tags}
+    return {
+        "kid": identity(request, "keys", item),
+        "attributes": attributes(version, retention_of(request)),
+        "tags": version.tags,
+    }
 
 
 def _common(
@@ -136,7 +142,7 @@ def _common(
         return JSONResponse(shown(request, item, item.latest))
 
     def purge(request: Request, home: Tenant, body: Body) -> Response:
-        items.purge(request.path_params["name"])
+        items.purge(request.path_params["name"], retention_of(request))
         return Response(status_code=204)
 
     table: Sequence[tuple[str, str, str, Perform]] = (

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from simulator.bodies import bounded, parsed
-from simulator.keyvault_items import Item, VaultRefused, Version, bad_parameter, purge_date
+from simulator.keyvault_items import Item, Retention, VaultRefused, Version, bad_parameter, purge_date
 
 PAGE = 25
 LONGEST_BODY = 256 * 1024
@@ -42,8 +42,21 @@ def deletion(request: Request, place: str, item: Item[Any]) -> dict[str, Any]:
     deleted = item.deleted
     return {
         "recoveryId": identity(request, place, item),
-        **({"deletedDate": int(deleted.timestamp()), "scheduledPurgeDate": purge_date(deleted)} if deleted else {}),
+        **(
+            {
+                "deletedDate": int(deleted.timestamp()),
+                "scheduledPurgeDate": purge_date(deleted, retention_of(request)),
+            }
+            if deleted
+            else {}
+        ),
     }
+
+
+def retention_of(request: Request) -> Retention:
+    """Of the vault that is asked, see `simulator.keyvault`."""
+    retention: Retention = request.state.retention
+    return retention
 
 
 def page(request: Request, items: Sequence[tuple[str, dict[str, Any]]]) -> Response:

@@ -14,6 +14,8 @@ from typing import Protocol
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+import structlog
+
 from crypto.keyring import (
     LocalKey,
     PrivateHalf,
@@ -33,7 +35,9 @@ MAX_PASSPHRASE = 1023
 """Bytes, as OpenSSL counts them."""
 MAX_PEM = 16 * 1024
 FILE = "file"
-_CUSTODIES = "file, https://NAME.vault.azure.net/secrets/PREFIX or https://NAME.vault.azure.net/keys/PREFIX"
+SOFTWARE, HARDWARE = "RSA", "RSA-HSM"
+_KEYS = "https://NAME.vault.azure.net/keys/PREFIX"
+_CUSTODIES = f"file, https://NAME.vault.azure.net/secrets/PREFIX or {_KEYS}"
 _KEY_VAULT = re.compile(r"(?P<origin>https://[A-Za-z0-9.:-]{1,253})/(?P<kind>secrets|keys)/[a-z0-9][a-z0-9-]{0,39}")
 _THUMBPRINT = re.compile(r"[A-Za-z0-9_-]{43}")
 _SUFFIX = ".pem"
@@ -134,8 +138,11 @@ class KeyVaultSecretCustody:
             return {key: LocalKey(load_private(self._pem(key), passphrase)) for key in keys}
 
     def destroy(self, key: str) -> None:
-        """Of a Key Vault that forbids purging, its administrator can recover it until the retention ends."""
-        self._store.delete(self._secret(key))
+        """Where it cannot be purged, who may recover secrets can have it back until the retention ends; a warning says
+        so."""
+        if retained := self._store.delete(self._secret(key)):
+            facts = {"name": retained.name, "store": self.name, "why": retained.why, "until": str(retained.until)}
+            structlog.get_logger().warning("key-retained", **facts)
 
     def _secret(self, key: str) -> str:
         return f"{self._prefix}-{base64.urlsafe_b64decode(checked_thumbprint(key) + '=').hex()}"
@@ -160,7 +167,11 @@ class SettingsCustodies:
         self._making = Lock()
 
     def current(self) -> Custody:
-        return self.of(self._settings.custody)
+        """Raises `Malformed` for a key type that there is none of, or none of in this custody."""
+        kind, place = self._settings.key_type, self._settings.custody
+        if kind not in (SOFTWARE, HARDWARE) or (kind == HARDWARE and "/keys/" not in place):
+            raise Malformed("key type", kind, f"{SOFTWARE}, or {HARDWARE} with custody {_KEYS}, and custody is {place}")
+        return self.of(place)
 
     def of(self, name: str) -> Custody:
         """`file`, `https://NAME.vault.azure.net/secrets/PREFIX` or `.../keys/PREFIX`. Raises `Malformed`."""
@@ -184,7 +195,8 @@ class SettingsCustodies:
         if where["kind"] == "keys":
             from vault.keyvault import KeyVaultKeyCustody
 
-            return KeyVaultKeyCustody(name, identity, ca_bundle=ca_bundle)
+            hardware = self._settings.key_type == HARDWARE
+            return KeyVaultKeyCustody(name, identity, ca_bundle=ca_bundle, hardware=hardware)
         store = KeyVaultSecretStore(where["origin"], identity, ca_bundle=ca_bundle)
         return KeyVaultSecretCustody(name, store, Path(named) if named else None)
 

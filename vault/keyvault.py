@@ -2,7 +2,8 @@
 
 Each vault key is a Key Vault key of its own, because a version of one cannot be deleted:
 `https://NAME.vault.azure.net/keys/PREFIX` names them `PREFIX-` and 12 random hex digits. The keyholder's identity needs
-`create`, `get`, `list`, `update`, `delete`, `purge` and `unwrapKey` on keys; nobody else should have `unwrapKey`.
+`create`, `get`, `list`, `update`, `delete`, `purge` and `unwrapKey` on keys; nobody else should have `unwrapKey`. A key
+is unwrapped with wherever it was made: software and HSM keys stand beside each other under one prefix.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from azure.keyvault.keys import KeyClient, KeyVaultKey
 from azure.keyvault.keys.crypto import CryptographyClient, KeyWrapAlgorithm
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from crypto.azurevault import CALL, SETTLED_SECONDS, code_of, explained, is_loopback
+from crypto.azurevault import REFUSED, SETTLED_SECONDS, code_of, explained, options, said_by
 from crypto.keyring import KEY_BITS, PrivateHalf, VaultPublicKey, public_of
-from domain.errors import StoreUnavailable, Unreadable
+from domain.errors import NotAllowed, StoreUnavailable, Unreadable
 
 MAX_KEYS = 1_000
 """Keys that are looked at. Destroyed ones are gone, so there are a few."""
 _THUMBPRINT = "thumbprint"
+_NO_HSM = 'Use a vault of the premium SKU, or set [vault] key_type = "RSA".'
 _GRANT = "Grant it on the Key Vault (Key Vault Crypto User to unwrap, Crypto Officer to rotate)."
 
 
@@ -49,28 +51,35 @@ class DistantKey:
 
 
 class KeyVaultKeyCustody:
-    """`url`: `https://NAME.vault.azure.net/keys/PREFIX`. Connects at the first call."""
+    """`url`: `https://NAME.vault.azure.net/keys/PREFIX`. Connects at the first call.
 
-    def __init__(self, url: str, identity: TokenCredential, *, ca_bundle: str = "") -> None:
+    `hardware`: new keys are made in the vault's HSM (RSA-HSM), which a vault of the standard SKU does not have.
+    """
+
+    def __init__(self, url: str, identity: TokenCredential, *, ca_bundle: str = "", hardware: bool = False) -> None:
         parts = urlsplit(url)
         self.name = url
         self._prefix = parts.path.removeprefix("/keys/") + "-"
         self._identity = identity
-        self._options: dict[str, Any] = {
-            "verify_challenge_resource": not is_loopback(url),
-            **({"connection_verify": ca_bundle} if ca_bundle else {}),
-            **CALL,
-        }
+        self._hardware = hardware
+        self._options: dict[str, Any] = options(url, ca_bundle)
         self._client = KeyClient(f"https://{parts.netloc}", identity, **self._options)
         self._opened: list[KeyClient | CryptographyClient] = [self._client]
 
     def create(self) -> VaultPublicKey:
         with explained("create a vault key", _GRANT):
-            made = self._client.create_rsa_key(
-                f"{self._prefix}{uuid4().hex[:12]}",
-                size=KEY_BITS,
-                key_operations=["unwrapKey"],
-            )
+            try:
+                made = self._client.create_rsa_key(
+                    f"{self._prefix}{uuid4().hex[:12]}",
+                    size=KEY_BITS,
+                    hardware_protected=self._hardware,
+                    key_operations=["unwrapKey"],
+                )
+            except HttpResponseError as error:
+                if not self._hardware or error.status_code not in REFUSED or _lacks_grant(error):
+                    raise
+                why = f"{self.name} refuses a key in an HSM ({code_of(error)}: {said_by(error)})"
+                raise NotAllowed("create a vault key", why, _NO_HSM) from None
         return public_of(_public_half(made))
 
     def halves(self, keys: Collection[str]) -> dict[str, PrivateHalf]:
@@ -127,6 +136,12 @@ class KeyVaultKeyCustody:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _lacks_grant(error: HttpResponseError) -> bool:
+    """Whether it is the identity that may not, and not the vault that cannot."""
+    inner = getattr(error.error, "innererror", None) or {}
+    return str(inner.get("code", "")).startswith(("ForbiddenBy", "AccessDenied"))
 
 
 def _public_half(key: KeyVaultKey) -> rsa.RSAPublicKey:

@@ -18,7 +18,6 @@ import msgspec
 import pytest
 from azure.core.credentials import AccessTokenInfo
 from azure.keyvault.secrets import SecretClient
-from structlog.testing import capture_logs
 
 from crypto.filestore import FileSecretStore
 from crypto.keyvault import KeyVaultSecretStore
@@ -328,24 +327,64 @@ def test_a_value_that_is_not_what_its_content_type_says_is_unreadable_and_not_qu
 
 def test_a_secret_that_may_not_be_purged_is_deleted_and_its_name_can_be_used_again(m365: Simulator) -> None:
     name = fresh_name()
-    with capture_logs() as logged, vault_for(m365, "get", "set", "list", "delete", "recover") as store:
+    with vault_for(m365, "get", "set", "list", "delete", "recover") as store:
         store.put(name, b"old")
-        store.delete(name)
+        kept = store.delete(name)
+        assert kept is not None
+        assert (kept.name, kept.why) == (name, "purge-refused")
+        assert kept.until is not None
+        assert timedelta(days=89) < kept.until - datetime.now(UTC) <= timedelta(days=90)
+        assert store.delete(name) == kept
         with pytest.raises(SecretMissing):
             store.get(name)
         store.put(name, b"new")
         assert store.get(name) == b"new"
-    assert [(line["event"], line["name"]) for line in logged] == [("secret-retained", name)]
+
+
+def test_what_purge_protection_keeps_is_told_with_its_end(m365: Simulator) -> None:
+    name, home = fresh_name(), next(iter(m365.world.tenants.values()))
+    with vault_for(m365) as store:
+        home.settings |= {"key_vault_purge_protection": True, "key_vault_retention_days": 7, "key_vault_polls": 0}
+        store.put(name, b"x")
+        kept = store.delete(name)
+        assert kept is not None
+        assert (kept.why, kept.until is not None and kept.until < datetime.now(UTC) + timedelta(days=7)) == (
+            "purge-protected",
+            True,
+        )
+        home.settings["key_vault_purge_protection"] = False
+        assert store.delete(name) is None
+
+
+def test_whether_anything_is_kept_is_said_to_be_unseen_by_who_may_not_look(m365: Simulator) -> None:
+    with vault_for(m365, "set", "delete") as store:
+        kept = store.delete(fresh_name())
+        assert kept is not None
+        assert (kept.why, kept.until) == ("unseen", None)
+    with vault_for(m365, "delete", "list") as store:
+        assert store.delete(fresh_name()) is None
+
+
+def test_who_may_purge_and_not_look_waits_until_the_deletion_has_ended(
+    m365: Simulator, key_vault: KeyVaultSecretStore
+) -> None:
+    name = fresh_name()
+    with vault_for(m365, "set", "delete", "purge") as store:
+        next(iter(m365.world.tenants.values())).settings["key_vault_polls"] = 1
+        store.put(name, b"x")
+        assert store.delete(name) is None
+    with vault_for(m365, "set") as store:
+        assert store.put(name, b"free again")
 
 
 def test_a_secret_deleted_without_being_purged_is_purged_by_the_next_delete(
     m365: Simulator, key_vault: KeyVaultSecretStore
 ) -> None:
     name = fresh_name()
-    with capture_logs(), vault_for(m365, "set", "delete", "list") as store:
+    with vault_for(m365, "set", "delete", "list") as store:
         store.put(name, b"x")
         store.delete(name)
-        with pytest.raises(NotAllowed):
+        with pytest.raises(NotAllowed, match="may not recover it"):
             store.put(name, b"the name is taken, and this identity may not recover it")
     key_vault.delete(name)
     with vault_for(m365, "set") as store:
