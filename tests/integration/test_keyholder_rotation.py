@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
 import signal
 from datetime import UTC, datetime, timedelta
+from random import Random
 from threading import Thread
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -18,6 +20,7 @@ from crypto.stores import credential_name, data_key_name
 from domain.errors import KeyholderUnavailable, NotAllowed, ReleaseRefused, StoreUnavailable
 from domain.events import CredentialResealed, CredentialSealed
 from domain.ids import ENTRA, TenantId, credential_stream
+from eventstore.follower import Follower
 from simulator.credentials import register_secret_app
 from simulator.population import populate
 from simulator.server import Simulator
@@ -29,16 +32,20 @@ from vault.policy import RELEASES_PER_ACTIVATION, digest_of
 if TYPE_CHECKING:
     from tests.integration.conftest import House
 
+TICK_SECONDS = 0.002
 ALICE = ("operator:alice", "rotation")
-MORE = [TenantId(str(UUID(int=number))) for number in range(40)]
+KILLS = 10
+MOST_BETWEEN = 15
+"""Credentials that are resealed at most from one kill to the next."""
+MORE = [TenantId(str(UUID(int=number))) for number in range((KILLS + 1) * MOST_BETWEEN)]
 
 
 def fill(house: House) -> None:
-    """Forty more credentials."""
+    """So many more credentials that the last kill comes before the end."""
     store, key = house.events(), house.holding().keyring().active
     for tenant in MORE:
-        secret = credential.encode(ServiceAccount(username="reader@c.com", password=house.password))
-        sealed = envelope.seal(secret, tenant=tenant, slot=ENTRA, key=key).encode()
+        payload = credential.encode(ServiceAccount(username="reader@c.com", password=house.password))
+        sealed = envelope.seal(payload, tenant=tenant, slot=ENTRA, key=key).encode()
         house.secrets.put(credential_name(tenant, ENTRA), sealed)
         event = CredentialSealed(
             tenant=tenant,
@@ -85,10 +92,14 @@ def test_a_key_is_replaced_emptied_retired_and_destroyed(house: House) -> None:
     assert keyholder.health().keys == 1
 
 
-def test_killed_while_it_reseals_it_goes_on_and_no_release_fails(house: House) -> None:
+def test_killed_ten_times_while_it_reseals_it_goes_on_and_no_release_fails(house: House) -> None:
     fill(house)
+    seed = secrets.randbits(32)
+    print(f"seed {seed}")  # noqa: T201 - shown when the test fails
+    rng = Random(seed)  # noqa: S311 - repeatable on purpose
     keyholder = house.keyholder()
     keyholder.rotate_vault_key(*ALICE)
+    follower = Follower(house.events(), house.events().last_position())
     refused: list[ReleaseRefused] = []
     released: list[str] = []
 
@@ -101,14 +112,17 @@ def test_killed_while_it_reseals_it_goes_on_and_no_release_fails(house: House) -
             except ReleaseRefused as error:
                 refused.append(error)
 
-    releasing = Thread(target=release)
+    releasing, resealing = Thread(target=release), Thread(target=_resealed_to_the_end, args=(house,))
     releasing.start()
-    for _ in range(3):
-        keyholder.reseal_step(*ALICE, limit=5)
-        resealing = Thread(target=_reseal_quietly, args=(house,))
-        resealing.start()
+    resealing.start()
+    for _ in range(KILLS):
+        left = rng.randrange(1, MOST_BETWEEN)
+        while left > 0:
+            left -= sum(isinstance(one.event, CredentialResealed) for one in follower.poll())
+            resealing.join(TICK_SECONDS)
+            assert resealing.is_alive(), "it ended before it was killed"
         house.killed(signal.SIGKILL)
-        resealing.join()
+    resealing.join()
     releasing.join()
     *_, last = keyholder.reseal(*ALICE)
     assert (last.resealed, last.left_count) == (0, 0)
@@ -124,11 +138,13 @@ def test_killed_while_it_reseals_it_goes_on_and_no_release_fails(house: House) -
         assert last_event == CredentialResealed(vault_key=active, digest=digest_of(stored))
 
 
-def _reseal_quietly(house: House) -> None:
-    """Is killed in the middle of it."""
-    try:
-        list(house.keyholder().reseal(*ALICE, limit=500))
-    except KeyholderUnavailable:
+def _resealed_to_the_end(house: House) -> None:
+    """As an operator who gives `vault rotate --resume` again."""
+    while True:
+        try:
+            list(house.keyholder().reseal(*ALICE))
+        except KeyholderUnavailable:
+            continue
         return
 
 
