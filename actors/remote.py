@@ -29,7 +29,7 @@ from domain.errors import CollectorLost, KeyholderUnavailable, TenantryError
 from domain.ids import RunId, TenantId
 from domain.settings import Settings
 from eventstore.batches import open_batch_store
-from vault.hardening import die_with_parent
+from vault.hardening import die_with_parent, refuse_core_files
 from vault.messages import Release, ReleaseDataKey
 
 log = structlog.get_logger()
@@ -69,9 +69,10 @@ def now() -> datetime:
 
 
 def _begin(settings: Settings, name: str) -> None:
-    """What every process of an actor does first. Left alone, it would go on with its work, and keep the credential it
-    holds, for some seconds after its node died."""
+    """What every process of an actor does first, as it may come to hold a credential. Left alone, it would go on with
+    its work for some seconds after its node died."""
     die_with_parent()
+    refuse_core_files()
     log_to(settings, name)
 
 

@@ -21,9 +21,14 @@ _CAP_IPC_LOCK = 14
 def refuse_dumps() -> None:
     """No core file, `/proc/PID/mem` and ptrace only for root, and no program started from here gains rights. Survives
     fork. Raises `OSError`."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    refuse_core_files()
     _prctl(PR_SET_DUMPABLE, 0)
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
+
+
+def refuse_core_files() -> None:
+    """A process that is killed by a fault leaves no memory on the disk. Survives fork."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def die_with_parent() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from running import Running
@@ -186,3 +187,12 @@ def test_a_mistake_of_ours_tells_its_place_and_never_its_text(running: Running) 
         "Call next_batch failed with KeyError, which nobody foresaw. The logs in the state directory say where."
     )
     assert places(trace) == ["/x/actors/collector.py:7 next_batch"]
+
+
+def test_no_process_of_ours_leaves_a_core_file(running: Running) -> None:
+    limits = {name: Path(f"/proc/{pid}/limits").read_text() for name, pid in running.pids().items()}
+
+    assert {"vault", "supervisor", "tenant-0", "graph-0", "powershell-0"} <= set(limits)
+    for name, text in limits.items():
+        core = next(line for line in text.splitlines() if line.startswith("Max core file size"))
+        assert core.split()[4:6] == ["0", "0"], name
