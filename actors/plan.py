@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from collectors.dataset import Dataset as Definition
-from domain.errors import NotAllowed, Unknown
-from domain.ids import Dataset
+from domain.errors import NotAllowed
+from domain.ids import Dataset, known_dataset
 from domain.tenant import Tenant
 
 
@@ -15,10 +15,7 @@ def datasets_for(tenant: Tenant, catalog: Mapping[Dataset, Definition], asked: S
 
     Raises `Unknown` for a name that is not in the catalog and `NotAllowed` when nothing is left to collect.
     """
-    wanted = [Dataset(name) for name in asked] or list(tenant.datasets) or list(catalog)
-    for name in wanted:
-        if name not in catalog:
-            raise Unknown("dataset", name, "See `tenantry data datasets`.")
+    wanted = [known_dataset(name, catalog) for name in asked or tenant.datasets or catalog]
     possible = tuple(
         name
         for name, definition in catalog.items()

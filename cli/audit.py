@@ -11,7 +11,7 @@ import typer
 
 from cli.command import FAILED, Session
 from cli.files import read_text, write_atomically
-from cli.ledger import opened_ledger, origin, sign_checkpoint, verified
+from cli.ledger import REMAKE, ledger_path, opened_ledger, origin, sign_checkpoint, verified
 from cli.output import cell
 from cli.state import opened
 from cli.trail import entries, followed, replayed, show_entries
@@ -85,7 +85,10 @@ def verify(
 ) -> None:
     """Recompute the ledger from the stored bytes. Exit code 1, naming the event, when anything was changed.
 
-    Without a witness, what the holder of the ledger key cut off the end cannot be seen.
+    Without a witness nobody can see that the end was cut off with its checkpoints: keep one elsewhere, by `tenantry
+    audit checkpoint --out`.
+
+    Example: `tenantry audit verify --witness /mnt/elsewhere/checkpoint.txt`
     """
     state = opened(session)
     result = verified(state, [read_text(path, "checkpoint") for path in witness or []])
@@ -93,6 +96,8 @@ def verify(
         session.print_json(result)
     elif result.ok:
         session.say(f"Verified: {result.events} events, {result.checkpoints} checkpoints hold.", "green")
+        if result.uncovered:
+            session.say(f"Under no checkpoint yet: the last {result.uncovered}.")
     else:
         session.say(f"Not what was written: {len(result.problems)} problems in {result.events} events.", "red")
         session.show(
@@ -100,6 +105,8 @@ def verify(
             ("kind", "position", "stream", "version"),
             "",
         )
+        if any(problem.kind == "missing" for problem in result.problems):
+            session.say(f"The ledger's record {ledger_path(state)} is missing. {REMAKE}", "yellow")
     if not result.ok:
         raise typer.Exit(FAILED)
 
@@ -110,7 +117,12 @@ def checkpoint(
         Path | None, typer.Option(metavar="FILE", help="Write the checkpoint to this file, to keep elsewhere.")
     ] = None,
 ) -> None:
-    """Sign a checkpoint over everything recorded so far; kept elsewhere, it witnesses against cutting off the end."""
+    """Sign a checkpoint over everything recorded so far; kept elsewhere, it witnesses against cutting off the end.
+
+    Makes the ledger's record again from the events where it is missing.
+
+    Example: `tenantry audit checkpoint --out /mnt/elsewhere/checkpoint.txt`
+    """
     state = opened(session)
     sign_checkpoint(state, "audit checkpoint")
     with opened_ledger(state) as (ledger, key):

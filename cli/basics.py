@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import msgspec
 
 from cli.command import Session
-from cli.config import KEYS
+from cli.config import FILE, KEYS
 from cli.state import initialise
 from crypto.keyring import fingerprint, parse_public
 
@@ -29,6 +30,7 @@ def init(session: Session) -> None:
     session.say(f"Initialised {facts['state']}")
     session.say(f"Vault key {facts['vault_key']}")
     session.say(f"Fingerprint to pin: {facts['fingerprint']}")
+    session.say(f"Settings, such as clouds of your own, go into {Path(session.settings.state) / FILE}.")
     session.say("Next: `tenantry tenant add ID --domain NAME`, then `tenantry credential set ID --kind ...`.")
 
 

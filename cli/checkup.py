@@ -59,9 +59,9 @@ class Patient:
         names = sorted({one.cloud for one in tenants})
         return {name: self.settings.clouds[name] for name in names if name in self.settings.clouds}
 
-    def close(self) -> None:
-        if "state" in self.__dict__:
-            self.state.close()
+    @property
+    def opened(self) -> bool:
+        return "state" in self.__dict__
 
 
 def settings(patient: Patient) -> Iterator[Finding]:

@@ -12,12 +12,12 @@ import typer
 
 from actors.plan import datasets_for
 from actors.standing import REASON
-from cli.command import FAILED, INCOMPLETE, Session, flag, now, tell
+from cli.command import FAILED, INCOMPLETE, Session, flag, now, operator
 from cli.forecast import announce
-from cli.ledger import sign_checkpoint
 from cli.progress import Progress, completed, counted
+from cli.refusals import Refusal
 from cli.run import complete
-from cli.state import State, opened, operator
+from cli.state import State, opened
 from cli.turn import check_authorities, turn
 from cli.views import run_object, runs_by_id, unfinished
 from cli.views import tenants as registered
@@ -26,11 +26,13 @@ from domain import run as domain_runs
 from domain import tenant as tenants
 from domain.errors import NotAllowed
 from domain.events import RunEvent, RunRequested
-from domain.ids import RunId, TenantId, dataset, new_run_id, run_stream
+from domain.ids import RunId, TenantId, known_dataset, new_run_id, run_stream
 from domain.run import Run
 from domain.tenant import Tenant
 from eventstore.streams import Held
 from projections.runs import RunRow
+
+STOPPED = Refusal("Stopped", do="What was collected so far is kept; the next `tenantry collect` goes on from there.")
 
 
 def collect(
@@ -53,7 +55,7 @@ def collect(
     state = opened(session)
     left = unfinished(state)
     asked = chosen(state, tenant or [], every=all_, left=left)
-    names = [dataset(name) for name in dataset_ or []]
+    names = [known_dataset(name, load_catalog(session.settings.catalog)) for name in dataset_ or []]
     again = continued(state, asked, names, left, full=full)
     anew = [one for one in asked if one.id not in {row.tenant for row in again}]
     if detach:
@@ -124,7 +126,7 @@ def request(state: State, asked: Sequence[Tenant], names: Sequence[str], *, full
 
 
 def carry_out(session: Session, state: State, requested: Sequence[RunId]) -> list[RunRow]:
-    """Starts the actors, shows progress until the runs have ended, signs a checkpoint; the rows of the runs."""
+    """Starts the actors, shows progress until the runs have ended; their rows."""
     from actors.system import System
 
     names = {tenant.id: tenant.name for tenant in registered(state)}
@@ -138,9 +140,8 @@ def carry_out(session: Session, state: State, requested: Sequence[RunId]) -> lis
                         raise KeyboardInterrupt
             progress.update()
     except KeyboardInterrupt:
-        tell("Stopped. What was collected so far is kept; the next `tenantry collect` goes on from there.")
+        session.refuse(STOPPED, INCOMPLETE)
         raise typer.Exit(INCOMPLETE) from None
-    sign_checkpoint(state, "collect")
     return runs_by_id(state, requested)
 
 

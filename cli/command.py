@@ -1,4 +1,4 @@
-"""What every command shares: `--state`, `--config`, `--json`, one-line errors and exit codes.
+"""What every command shares: `--state`, `--config`, `--json`, who calls it, refusals and exit codes.
 
 0 done, 1 failed, 2 wrong usage, 3 done but incomplete.
 """
@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import functools
+import getpass
 import inspect
 import os
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -19,8 +21,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from cli.config import Effective, load
+from cli.config import DEFAULT_STATE, Effective, built_in, load
 from cli.output import json_text, new_console, shown
+from cli.refusals import Refusal, refusal_of, refuse
 from cli.unexpected import recorded
 from domain.errors import TenantryError, UsageError
 from domain.settings import Settings
@@ -28,28 +31,33 @@ from domain.settings import Settings
 FAILED, WRONG_USAGE, INCOMPLETE = 1, 2, 3
 
 
+STOPPED = Refusal("Stopped")
+UNANSWERED = Refusal(
+    "Standard input ended before the answer", do="Nothing was done; answer, or give the option that does."
+)
+
+
 def flag(*names: str, help: str) -> Any:
     """An option that is there or not."""
     return typer.Option(*names, help=help, metavar="")
 
 
-StateOption = Annotated[
-    str | None, typer.Option("--state", metavar="DIR", help="State directory [default: .tenantry].")
-]
 ConfigOption = Annotated[str | None, typer.Option("--config", metavar="FILE", help="Configuration file.")]
 JsonOption = Annotated[bool, flag("--json", help="Print JSON for programs instead of text for people.")]
-COMMON = (("state", StateOption, None), ("config", ConfigOption, None), ("json", JsonOption, False))
 
 
 @dataclass
 class Session:
-    """One invocation: effective settings and where to print."""
+    """One invocation: effective settings and where to print. `command`: its words, such as `tenant add`."""
 
     effective: Effective
     json: bool
     console: Console
     closing: ExitStack = field(default_factory=ExitStack)
     """What ends with the command."""
+    command: str = "tenantry"
+    incomplete: bool = False
+    """Set by what ends with the command, when that could not be done."""
 
     @property
     def settings(self) -> Settings:
@@ -73,14 +81,25 @@ class Session:
         if not self.json:
             self.console.print(text, style=style, markup=False, highlight=False)
 
+    def refuse(self, refusal: Refusal, code: int) -> None:
+        """On standard error."""
+        refuse(refusal, code, json=self.json)
+
 
 def tell(sentence: str) -> None:
-    """One line on standard error."""
+    """One line on standard error that is no refusal."""
     sys.stderr.write(f"tenantry: {' '.join(sentence.split())}\n")
 
 
-def add_command(group: typer.Typer, name: str, function: Callable[..., None], cls: type[Any] | None = None) -> None:
-    """Registers `function(session, ...)`: the common options are added, errors become one line and an exit code."""
+def add_command(
+    group: typer.Typer,
+    words: str,
+    function: Callable[..., None],
+    cls: type[Any] | None = None,
+    default_state: str | None = DEFAULT_STATE,
+) -> None:
+    """Registers `function(session, ...)` as the last of `words`: the common options are added, errors become one line
+    and an exit code. `default_state` None: it uses no state directory and no settings."""
 
     @functools.wraps(function)
     def invoke(
@@ -88,38 +107,51 @@ def add_command(group: typer.Typer, name: str, function: Callable[..., None], cl
     ) -> None:
         place: Path | None = None
         try:
-            effective = load(state, config, os.environ, Path.cwd())
+            effective = load(state, config, os.environ, Path.cwd()) if default_state else built_in(Path.cwd())
             place = Path(effective.settings.state)
-            session = Session(effective, json, new_console())
+            session = Session(effective, json, new_console(), command=words)
             with session.closing:
                 function(session, *args, **kwargs)
             sys.stdout.flush()
+            if session.incomplete:
+                raise typer.Exit(INCOMPLETE)
         except TenantryError as error:
-            tell(str(error))
-            raise typer.Exit(WRONG_USAGE if isinstance(error, UsageError) else FAILED) from None
+            code = WRONG_USAGE if isinstance(error, UsageError) else FAILED
+            raise _refused(refusal_of(error), code, json) from None
         except BrokenPipeError:
             _nobody_reads()
         except KeyboardInterrupt:
-            tell("Stopped.")
-            raise typer.Exit(FAILED) from None
+            raise _refused(STOPPED, FAILED, json) from None
         except EOFError:
-            tell("Standard input ended before the answer. Nothing was done; answer, or give the option that does.")
-            raise typer.Exit(FAILED) from None
+            raise _refused(UNANSWERED, FAILED, json) from None
         except (typer.Exit, typer.Abort, typer.TyperException):
             raise
         except Exception as error:  # noqa: BLE001 - the last line of defence, which records what it was
-            tell(recorded(error, place, os.environ))
-            raise typer.Exit(FAILED) from None
+            raise _refused(recorded(error, place, os.environ), FAILED, json) from None
 
     signature = inspect.signature(function, eval_str=True)
     own = list(signature.parameters.values())[1:]
     common = [
         inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-        for option, annotation, default in COMMON
+        for option, annotation, default in _common(default_state)
     ]
     invoke.__signature__ = signature.replace(parameters=[*own, *common])  # type: ignore[attr-defined]
     invoke.__annotations__ = {p.name: p.annotation for p in [*own, *common]}
-    group.command(name, cls=cls)(invoke)
+    group.command(words.rpartition(" ")[2], cls=cls)(invoke)
+
+
+def _common(default_state: str | None) -> list[tuple[str, Any, Any]]:
+    """Name, annotation and default of the options that a command shares with others."""
+    if default_state is None:
+        return [("json", JsonOption, False)]
+    text = f"State directory [default: {default_state}]."
+    state = Annotated[str | None, typer.Option("--state", metavar="DIR", help=text)]
+    return [("state", state, None), ("config", ConfigOption, None), ("json", JsonOption, False)]
+
+
+def _refused(refusal: Refusal, code: int, json: bool) -> typer.Exit:
+    refuse(refusal, code, json=json)
+    return typer.Exit(code)
 
 
 def _nobody_reads() -> None:
@@ -131,3 +163,17 @@ def _nobody_reads() -> None:
 
 def now() -> datetime:
     return datetime.now(UTC)
+
+
+def operator() -> str:
+    """The actor of what a command does."""
+    return f"operator:{operator_name()}"
+
+
+def operator_name() -> str:
+    """The user by number where the system has no name for it."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"

@@ -25,6 +25,7 @@ KEYS: dict[str, tuple[str, str]] = {
     "ray_address": ("ray.address", "local"),
     "passphrase_file": ("vault.passphrase_file", "{state}/keys/passphrase"),
     "custody": ("vault.custody", "file"),
+    "key_type": ("vault.key_type", "RSA"),
     "catalog": ("collection.catalog", ""),
     "secrets_authority": ("secrets.authority", ""),
     "secrets_ca_bundle": ("secrets.ca_bundle", ""),
@@ -59,8 +60,15 @@ class File(msgspec.Struct, forbid_unknown_fields=True):
 def load(state: str | None, config: str | None, environment: Mapping[str, str], cwd: Path) -> Effective:
     """Raises `Unreadable` for a missing or wrong file and `Malformed` for a wrong value."""
     path = _file_path(state, config, environment, cwd)
-    file = _read(path) if path else File()
-    origin = str(path) if path else ""
+    return _effective(_read(path) if path else File(), str(path) if path else "", state, environment, cwd)
+
+
+def built_in(cwd: Path) -> Effective:
+    """The defaults alone, for what uses no state directory."""
+    return _effective(File(), "", None, {}, cwd)
+
+
+def _effective(file: File, origin: str, state: str | None, environment: Mapping[str, str], cwd: Path) -> Effective:
     values: dict[str, str] = {}
     origins: dict[str, str] = {}
     values["state"], origins["state"] = _state(state, environment, file, origin)
@@ -87,6 +95,7 @@ def load(state: str | None, config: str | None, environment: Mapping[str, str], 
         clouds={**CLOUDS, **{name: _cloud(name, cloud, cwd) for name, cloud in file.clouds.items()}},
         passphrase_file=_path(cwd, values["passphrase_file"]),
         custody=values["custody"],
+        key_type=values["key_type"],
         catalog=_path(cwd, values["catalog"]),
         secrets_authority=values["secrets_authority"],
         secrets_ca_bundle=_path(cwd, values["secrets_ca_bundle"]),

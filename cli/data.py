@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.command import INCOMPLETE, Session, flag, tell
-from cli.state import State, opened, operator_name
+from cli.command import INCOMPLETE, Session, flag, operator_name
+from cli.refusals import Refusal
+from cli.state import State, opened
 from cli.views import plain
 from cli.views import tenants as registered
 from collectors.catalog import load_catalog
@@ -59,6 +60,8 @@ def sql(
 ) -> None:
     """Run SQL on what was collected. Dataset `entra.users` is table `entra_users`; each row has `_tenant`.
 
+    Exit code 3 when rows of a tenant are missing: it says which and why.
+
     Example: `tenantry data sql "select department, count(*) from entra_users group by 1 order by 2 desc"`
     """
     tables = tables_of(opened(session), tenant or [], f"data sql: {statement[:200]}")
@@ -74,17 +77,17 @@ def export(
     format_: Annotated[str, typer.Option("--format", metavar="FORMAT", help="parquet, csv or jsonl.")] = "parquet",
     tenant: Only = None,
     as_of: AsOf = None,
+    overwrite: Annotated[bool, flag("--overwrite", help="Replace the file when it is there already.")] = False,
 ) -> None:
-    """Write the rows of a dataset to a file.
+    """Write the rows of a dataset to a file. Exit code 3 when rows of a tenant are missing: it says which and why.
 
     Example: `tenantry data export entra.users --format csv --out users.csv`
     """
     if format_ not in FORMATS:
         raise Malformed("format", format_, ", ".join(FORMATS))
     tables = tables_of(opened(session), tenant or [], f"data export {dataset}")
-    done = asyncio.run(
-        tables.export(dataset, format_, out, moment(as_of) if as_of else None)  # type: ignore[arg-type]
-    )
+    until = moment(as_of) if as_of else None
+    done = asyncio.run(tables.export(dataset, format_, out, until, overwrite=overwrite))  # type: ignore[arg-type]
     if session.json:
         session.print_json(done)
     session.say(f"Wrote {done.rows:,} rows to {done.path}.")
@@ -121,7 +124,11 @@ def released_data_key(state: State, tenant: TenantId, why: str) -> DataKey:
 
 def tell_missing(session: Session, missing: Sequence[Missing]) -> None:
     """Rows that are not in the answer are told, and the exit code says so."""
-    for one in missing:
-        tell(f"{one.dataset} of {one.tenant} is missing: {one.why}")
-    if missing:
-        raise typer.Exit(INCOMPLETE)
+    if not missing:
+        return
+    lines = [Refusal(f"{one.dataset} of {one.tenant} is missing", one.why) for one in missing]
+    if session.json:
+        lines = [Refusal("Rows are missing", " ".join(one.line() for one in lines))]
+    for line in lines:
+        session.refuse(line, INCOMPLETE)
+    raise typer.Exit(INCOMPLETE)

@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -20,7 +21,7 @@ from cli.config import FILE, Effective, load
 from cli.data import tables_of
 from cli.demo_pages import failures, further, outcome_lines, past, step, trail
 from cli.files import refused, write_atomically
-from cli.ledger import verified
+from cli.ledger import sign_checkpoint, verified
 from cli.sealing import certificate_payload, make, store_sealed
 from cli.simulated import SimulatedTenant, SimulatorProcess
 from cli.state import State, initialise, opened, stop_keyholder
@@ -63,7 +64,8 @@ def demo(
 ) -> None:
     """Collect simulated tenants, change their data, collect again, and show what is on record.
 
-    Works in .tenantry-demo/, which the other commands can go on using: `tenantry --help`.
+    Works in .tenantry-demo/, which the other commands can go on using: `tenantry --help`. Exit code 1 when what was
+    collected is not what there is, or the log does not verify.
     """
     begun = time.monotonic()
     directory = fresh_directory(session.effective)
@@ -72,7 +74,7 @@ def demo(
         step(session, f"A simulated Microsoft 365 at {simulator.started.url}: {tenants} tenants, {users} users each")
         settings = load(str(directory), None, configured(directory, simulator), Path.cwd()).settings
         initialise(settings)
-        session = Session(Effective(settings, {}), session.json, session.console, session.closing)
+        session = replace(session, effective=Effective(settings, {}))
         state = opened(session)
         enrolled = enrol(session, state, simulator)
         first = collected(session, state, enrolled, "First collection: everything")
@@ -194,6 +196,7 @@ def collected(session: Session, state: State, enrolled: Sequence[str], title: st
     begun = time.monotonic()
     asked = {one: state.tenant(one) for one in enrolled}
     rows = carry_out(session, state, request(state, list(asked.values()), [], full=False))
+    sign_checkpoint(state, "demo")
     rows.sort(key=lambda row: enrolled.index(row.tenant))
     if not session.json:
         session.show(

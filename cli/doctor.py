@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -14,6 +15,7 @@ from cli.checkup import Finding, Patient
 from cli.command import FAILED, INCOMPLETE, Session, flag
 from cli.forecast import AHEAD, days_left
 from cli.sealing import held_credential
+from cli.state import closed
 from cli.verifying import slots_of, verified
 from cli.views import plain
 from collectors.catalog import load_catalog
@@ -54,7 +56,7 @@ def doctor(
     Example: `tenantry doctor TENANT --json`
     """
     patient = Patient(session.settings, tenant_id(tenant) if tenant else None)
-    session.closing.callback(patient.close)
+    session.closing.push(partial(_closed, session, patient))
     if egress:
         session.show(allowed(patient), ("cloud", "host", "port", "purpose"), "No tenant, nothing to allow.")
         session.say(address(patient))
@@ -201,6 +203,11 @@ def address(patient: Patient) -> str:
         login = destinations(cloud, ["graph"], None)[0]
         return address_hint(login.host, login.port)
     return ""
+
+
+def _closed(session: Session, patient: Patient, *leaving: Any) -> None:
+    if patient.opened:
+        closed(session, patient.state, *leaving)
 
 
 def _tenant(patient: Patient) -> Tenant:

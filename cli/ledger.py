@@ -5,17 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cli.command import now
-from cli.state import State, operator
+from cli.command import now, operator
 from crypto.checkpoint import LedgerKey
 from crypto.secret import Secret
 from crypto.stores import EVENT_KEY, LEDGER_KEY
-from domain.errors import Malformed
+from domain.errors import Malformed, NotAllowed, Unreadable
 from eventstore.store import sqlite_path
 from projections.ledger import Ledger
 from projections.verify import Verification
 from projections.verify import verify as verify_files
+
+if TYPE_CHECKING:
+    from cli.state import State
+
+REMAKE = (
+    "Restore it from a backup, or verify with a checkpoint that was kept elsewhere (`tenantry audit verify --witness"
+    " FILE`) and have it made again from the events with `tenantry audit checkpoint`."
+)
 
 
 def verified(state: State, witnesses: Sequence[str]) -> Verification:
@@ -29,8 +37,24 @@ def verified(state: State, witnesses: Sequence[str]) -> Verification:
 
 
 def sign_checkpoint(state: State, cause: str) -> None:
+    """Over everything recorded so far. The ledger's record is made where it is missing."""
     with opened_ledger(state) as (ledger, _):
         ledger.sign(at=now(), actor=operator(), cause=cause)
+    state.covered = state.store.last_position()
+
+
+def cover(state: State, cause: str) -> None:
+    """Signs a checkpoint when events have come since the state directory was opened. Whoever may not read the ledger
+    key leaves that to those who may. Raises `Unreadable` when the ledger's record is missing: that is to be noticed."""
+    if not state.has_news():
+        return
+    try:
+        state.secrets.get(LEDGER_KEY)
+    except NotAllowed:
+        return
+    if not ledger_path(state).exists():
+        raise Unreadable("ledger's record", str(ledger_path(state)), "there is no such file", REMAKE)
+    sign_checkpoint(state, cause)
 
 
 @contextmanager

@@ -5,17 +5,23 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from cli.command import FAILED, WRONG_USAGE, add_command, flag, tell
+from cli.command import FAILED, STOPPED, UNANSWERED, WRONG_USAGE, add_command, flag
+from cli.config import DEFAULT_STATE
+from cli.refusals import Refusal, refuse
 from cli.unexpected import recorded
 
-HELP = "Collects Microsoft 365 data from every tenant you manage, keeps their credentials sealed, and can prove both."
+HELP = """Collects Microsoft 365 data from every tenant you manage, keeps their credentials sealed, and can prove both.
+
+Exit codes: 0 done; 1 failed; 2 wrong usage; 3 done, but something is missing or needs attention. Errors are one line on
+standard error; with --json one object: `{"error": what, "why": ..., "do": ..., "exit": code}`.
+"""
 MARKUP: Any = "markdown"
 
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -79,6 +85,9 @@ GROUPS: dict[str, tuple[str, str, dict[str, str]]] = {
 }
 """Module, one line of help, and the function of each command."""
 
+STATES: dict[str, str | None] = {"demo": ".tenantry-demo", "simulate": None, "credential seal": None}
+"""Default state directory of a command where it is another one, or None where it uses none."""
+
 
 class Command(TyperCommand):
     def get_help_option(self, ctx: Any) -> Any:
@@ -110,15 +119,19 @@ def load(name: str) -> Any:
     if name in COMMANDS:
         module, function, _ = COMMANDS[name]
         app = typer.Typer(rich_markup_mode=MARKUP, add_completion=False, pretty_exceptions_enable=False)
-        add_command(app, name, getattr(import_module(f"cli.{module}"), function), Command)
+        _add(app, name, getattr(import_module(f"cli.{module}"), function))
         return typer.main.get_command(app)
     module, help_text, functions = GROUPS[name]
     group = typer.Typer(
         name=name, help=help_text, cls=Group, rich_markup_mode=MARKUP, add_completion=False, no_args_is_help=True
     )
     for command, function in functions.items():
-        add_command(group, command, getattr(import_module(f"cli.{module}"), function), Command)
+        _add(group, f"{name} {command}", getattr(import_module(f"cli.{module}"), function))
     return typer.main.get_group(group)
+
+
+def _add(group: typer.Typer, words: str, function: Callable[..., None]) -> None:
+    add_command(group, words, function, Command, STATES.get(words, DEFAULT_STATE))
 
 
 def root(
@@ -153,6 +166,8 @@ def build() -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carries out one command line; the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    json = "--json" in arguments
     try:
         code = build()(args=arguments, prog_name="tenantry", standalone_mode=False)
     except typer.TyperException as error:
@@ -161,17 +176,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if message.startswith("Usage") or not message.strip():
             typer.echo(message)
         else:
-            end = "" if message.rstrip().endswith("?") else "."
-            tell(f"{message.strip().rstrip('.')}{end} See `{path} --help`.")
+            refuse(Refusal(message.strip().rstrip("."), do=f"See `{path} --help`."), WRONG_USAGE, json=json)
         return WRONG_USAGE
     except typer.Abort:
-        tell("Standard input ended before the answer. Nothing was done.")
+        refuse(UNANSWERED, FAILED, json=json)
         return FAILED
     except KeyboardInterrupt:
-        tell("Stopped.")
+        refuse(STOPPED, FAILED, json=json)
         return FAILED
     except Exception as error:  # noqa: BLE001 - a command's module that cannot be loaded, for example
-        tell(recorded(error, None, os.environ))
+        refuse(recorded(error, None, os.environ), FAILED, json=json)
         return FAILED
     return code if isinstance(code, int) else 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -22,6 +23,9 @@ WIDEST_WHOLE = 44
 """Columns wider than this wrap too, whatever their name."""
 NARROWEST = 20
 """A column that wraps is no narrower than this."""
+DIGEST = re.compile(r"[0-9a-f]{64}|[A-Za-z0-9_-]{43}")
+"""SHA-256 in hex, or in base64url as thumbprints are."""
+SHORT_DIGEST = 12
 COUNTS = frozenset({"rows", "requests", "collected", "truth"})
 CONTROLS = dict.fromkeys((*range(32), 127, *range(128, 160)), "�") | {10: " ", 9: " "}
 """Collected text must not steer the terminal."""
@@ -72,10 +76,11 @@ def shown(rows: Sequence[dict[str, Any]], columns: Sequence[str], width: int) ->
     """A table of `columns`; records where one line for each row does not fit `width` characters."""
     headings = [column.replace("_", " ").strip() if column not in ("_tenant", "_run") else column for column in columns]
     cells = [[cell(row.get(column), column) for column in columns] for row in rows]
-    widths = [max(map(cell_len, column)) for column in zip(headings, *cells, strict=True)]
-    wraps = [column in LONG_COLUMNS or wide > WIDEST_WHOLE for column, wide in zip(columns, widths, strict=True)]
-    least = sum(min(wide, NARROWEST) if long else wide for wide, long in zip(widths, wraps, strict=True))
-    if least + 2 * (len(columns) - 1) > width:
+    wraps, fits = _measured(columns, headings, cells, width)
+    if not fits:
+        cells = [[short(text) for text in line] for line in cells]
+        wraps, fits = _measured(columns, headings, cells, width)
+    if not fits:
         return Text("\n").join(record(headings, line, width) for line in cells)
     table = Table(box=None, header_style="bold", pad_edge=False)
     for place, heading in enumerate(headings):
@@ -86,6 +91,21 @@ def shown(rows: Sequence[dict[str, Any]], columns: Sequence[str], width: int) ->
     for line in cells:
         table.add_row(*map(Text, line))
     return table
+
+
+def _measured(
+    columns: Sequence[str], headings: Sequence[str], cells: Sequence[Sequence[str]], width: int
+) -> tuple[list[bool], bool]:
+    """Which columns wrap, and whether one line for each row fits `width`."""
+    widths = [max(map(cell_len, column)) for column in zip(headings, *cells, strict=True)]
+    wraps = [column in LONG_COLUMNS or wide > WIDEST_WHOLE for column, wide in zip(columns, widths, strict=True)]
+    least = sum(min(wide, NARROWEST) if long else wide for wide, long in zip(widths, wraps, strict=True))
+    return wraps, least + 2 * (len(columns) - 1) <= width
+
+
+def short(text: str) -> str:
+    """A digest by its beginning; anything else as it is."""
+    return f"{text[:SHORT_DIGEST]}..." if DIGEST.fullmatch(text) else text
 
 
 def record(headings: Sequence[str], line: Sequence[str], width: int) -> Text:
@@ -103,5 +123,5 @@ def packed(pairs: Iterable[str], width: int) -> list[str]:
         if lines and cell_len(lines[-1]) + 3 + cell_len(pair) <= width:
             lines[-1] += f" · {pair}"
         else:
-            lines += wrap(pair, width, subsequent_indent="  ")
+            lines += wrap(pair, width, subsequent_indent="  ", break_on_hyphens=False)
     return lines

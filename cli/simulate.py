@@ -11,6 +11,7 @@ import msgspec
 import typer
 
 from cli.command import Session
+from cli.config import DEFAULT_STATE, FILE
 from cli.simulated import SimulatedTenant, SimulatorProcess, Started
 
 LISTED = 20
@@ -43,7 +44,7 @@ def simulate(
 def introduce(session: Session, started: Started) -> None:
     """What to put into the configuration and what to type."""
     clouds = {name: msgspec.to_builtins(cloud) for name, cloud in started.clouds.items()}
-    session.say("For tenantry.toml:\n")
+    session.say(f"For {DEFAULT_STATE}/{FILE} in the state directory, or {FILE} in the current one:\n")
     typer.echo(msgspec.toml.encode({"clouds": clouds}).decode())
     cloud = next(iter(clouds))
     session.say("To enrol its tenants, after `tenantry init`:\n")

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import select
 import shutil
 import signal
-import socket
 import tempfile
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from contextlib import closing
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
 from actors.stores import open_store
-from cli.command import Session, now
+from cli.command import INCOMPLETE, Session, now, operator
 from cli.files import read_text, refused, write_atomically
+from cli.ledger import cover, sign_checkpoint
+from cli.refusals import refusal_of
 from crypto.checkpoint import LedgerKey
 from crypto.keyring import VaultPublicKey, parse_public
 from crypto.opening import open_secret_store
 from crypto.stores import EVENT_KEY, LEDGER_KEY, SecretStore
 from domain import tenant as tenants
-from domain.errors import AlreadyExists, NotAllowed, StateVersionMismatch, Unreadable
+from domain.errors import AlreadyExists, NotAllowed, StateVersionMismatch, TenantryError, Unreadable
 from domain.events import TenantEvent
 from domain.ids import Stream, TenantId, tenant_id, tenant_stream
 from domain.settings import Settings
@@ -46,11 +47,15 @@ E = TypeVar("E")
 
 
 class State:
-    """An initialised state directory. Raises `NotAllowed` where there is none, `StateVersionMismatch` for another."""
+    """An initialised state directory. Raises `NotAllowed` where there is none, `StateVersionMismatch` for another.
+
+    `covered`: the last position before this was opened, or when it last signed a checkpoint.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.directory = Path(settings.state)
+        self.covered = 0
         check_version(self.directory)
 
     @cached_property
@@ -59,11 +64,19 @@ class State:
 
     @cached_property
     def store(self) -> EventStore:
-        return open_store(self.settings)
+        store = open_store(self.settings)
+        self.covered = store.last_position()
+        return store
 
     @cached_property
     def keyholder(self) -> Keyholder:
+        """It appends events by itself: so the store is opened before."""
+        self.store.last_position()
         return connect(self.settings)
+
+    def has_news(self) -> bool:
+        """Whether anything was appended past `covered`, by this command or meanwhile by others."""
+        return "store" in self.__dict__ and self.store.last_position() > self.covered
 
     def close(self) -> None:
         for name in ("store", "keyholder"):
@@ -103,22 +116,24 @@ class State:
 def opened(session: Session) -> State:
     """The state directory of a command, closed when the command ends."""
     state = State(session.settings)
-    session.closing.callback(state.close)
+    session.closing.push(partial(closed, session, state))
     return state
 
 
-def operator() -> str:
-    """The actor of what a command does."""
-    return f"operator:{operator_name()}"
+def closed(session: Session, state: State, kind: type[BaseException] | None, *_: object) -> None:
+    """Signs a checkpoint over what the command appended, however it ended, and closes the state directory.
 
-
-def operator_name() -> str:
-    """The user by number where the system has no name for it."""
+    What hinders that is told, unless the command itself failed, and leaves the command incomplete.
+    """
     try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"
+        cover(state, session.command)
+    except TenantryError as error:
+        if kind is None:
+            why = refusal_of(error)
+            session.refuse(why._replace(error=f"Done, but no checkpoint could be signed: {why.error}"), INCOMPLETE)
+            session.incomplete = True
+    finally:
+        state.close()
 
 
 def check_version(directory: Path) -> None:
@@ -197,6 +212,8 @@ def _build(settings: Settings) -> str:
         jwks = keyholder.public_keys()
     stop_keyholder(settings)
     write_atomically(directory / PUBLIC_KEY_FILE, jwks.encode(), 0o644)
+    with closing(State(settings)) as state:
+        sign_checkpoint(state, "init")
     return jwks
 
 

@@ -8,15 +8,15 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from cli.command import INCOMPLETE, Session, flag, now
+from cli.command import INCOMPLETE, Session, flag, now, operator
 from cli.offboarding import offboard as offboarded
-from cli.state import State, opened, operator
+from cli.state import State, opened
 from cli.views import fleet
 from collectors.catalog import load_catalog
 from domain import tenant as tenants
 from domain.errors import Malformed, NotAllowed, Unknown
 from domain.events import ExchangeServer, TenantEvent, TenantRegistered
-from domain.ids import Dataset, dataset, domain_name, tenant_id, tenant_stream
+from domain.ids import domain_name, known_dataset, tenant_id, tenant_stream
 from domain.tenant import Tenant
 from eventstore.streams import Held
 
@@ -110,14 +110,10 @@ def plan(
     """
     state = opened(session)
     catalog = load_catalog(session.settings.catalog)
-    chosen: list[Dataset] = []
-    for name in datasets or []:
-        if dataset(name) not in catalog:
-            raise Unknown("dataset", name, "See `tenantry data datasets`.")
-        chosen.append(dataset(name))
+    chosen = tuple(known_dataset(name, catalog) for name in datasets or [])
     if not 0 < every <= 24 * 366:
         raise Malformed("cadence", every, "hours, more than 0 and at most a year")
-    _decide(session, tenant, "Planned", lambda known: tenants.plan(known, tuple(chosen), int(every * 3600)), state)
+    _decide(session, tenant, "Planned", lambda known: tenants.plan(known, chosen, int(every * 3600)), state)
 
 
 def suspend(

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from cli.command import Session, now
-from cli.output import cell
+from cli.output import cell, short
 from cli.state import State
 from cli.views import plain, run_object
 from domain.events import Recorded, RunCancelled, RunFailed, RunFinished, RunRequested, stored_name
@@ -89,7 +89,7 @@ def shortened(name: str, value: object) -> str:
     """Digests and the like by their beginning, lists by their length; `--json` has them whole."""
     if isinstance(value, list | tuple):
         return f"{len(value)}"
-    text = cell(value)
+    text = short(cell(value))
     return text if name in SENTENCES or len(text) <= LONGEST_FACT else text[: LONGEST_FACT - 3] + "..."
 
 

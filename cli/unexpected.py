@@ -9,13 +9,15 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cli.refusals import Refusal
+
 LOG = Path("logs") / "cli.log"
 MOST_LOG_BYTES = 1 << 20
 DEBUG = "TENANTRY_DEBUG"
 
 
-def recorded(error: Exception, state: Path | None, environment: Mapping[str, str]) -> str:
-    """The line to tell. The traceback, which shows code and never a value of a variable, is appended to the log of the
+def recorded(error: Exception, state: Path | None, environment: Mapping[str, str]) -> Refusal:
+    """What to tell. The traceback, which shows code and never a value of a variable, is appended to the log of the
     state directory, and printed when `TENANTRY_DEBUG` is set."""
     trace = "".join(traceback.format_exception(error))
     if environment.get(DEBUG):
@@ -25,7 +27,7 @@ def recorded(error: Exception, state: Path | None, environment: Mapping[str, str
         what = f"{error.filename or 'the system'}: {error.strerror}"
     place = _appended(trace, state)
     where = f"The log is {place}" if place else f"{DEBUG}=1 shows where"
-    return f"Unexpected: {what}. {where}; please report it."
+    return Refusal("Unexpected", what, f"{where}; please report it.")
 
 
 def _appended(trace: str, state: Path | None) -> Path | None:

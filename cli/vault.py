@@ -8,9 +8,9 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from cli.command import INCOMPLETE, Session, flag
+from cli.command import INCOMPLETE, Session, flag, operator
 from cli.files import write_atomically
-from cli.state import State, opened, operator
+from cli.state import State, opened
 from cli.views import plain
 from crypto.keyring import fingerprint, parse_public
 from domain.errors import NotAllowed

@@ -9,9 +9,9 @@ from typing import Any
 
 from actors.findings import Verification
 from actors.plan import datasets_for
-from cli.command import FAILED, INCOMPLETE, Session, now
+from cli.command import FAILED, INCOMPLETE, Session, now, operator_name
 from cli.sealing import held_credential
-from cli.state import State, operator_name
+from cli.state import State
 from cli.turn import check_authorities, turn
 from cli.views import plain
 from collectors.aadsts import LASTING

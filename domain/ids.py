@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from typing import NewType
 from uuid import UUID
 
-from domain.errors import Malformed
+from domain.errors import Malformed, Unknown
 
 TenantId = NewType("TenantId", str)
 """A lower-case GUID: the Entra directory id."""
@@ -53,6 +55,16 @@ def dataset(text: str) -> Dataset:
     if not _DATASET.fullmatch(text):
         raise Malformed("dataset", text, "a name such as entra.users")
     return Dataset(text)
+
+
+def known_dataset(text: str, known: Collection[Dataset]) -> Dataset:
+    """Raises `Unknown`, with the nearest of the `known` names or all of them, unless `text` is one."""
+    if text in known:
+        return Dataset(text)
+    near = get_close_matches(text, known, n=3)
+    raise Unknown(
+        "dataset", text, f"Did you mean {' or '.join(near)}?" if near else f"There are: {', '.join(sorted(known))}."
+    )
 
 
 def slot(text: str) -> Slot:

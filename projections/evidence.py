@@ -115,15 +115,16 @@ class EventFile:
 
 
 class LedgerFile:
-    """The ledger's own record in one consistent state; empty when there is no such file.
+    """The ledger's own record in one consistent state; empty when there is no such file: then it is `missing`.
 
     `damaged`: it could not be read to its end. Raises `Unreadable` for a file that is no database.
     """
 
     def __init__(self, path: Path) -> None:
-        self._database = _open(path, "ledger") if path.exists() else sqlite3.connect(":memory:", isolation_level=None)
+        self.missing = not path.exists()
+        self._database = sqlite3.connect(":memory:", isolation_level=None) if self.missing else _open(path, "ledger")
         self.damaged = False
-        if not path.exists():
+        if self.missing:
             for statement in EMPTY_LEDGER:
                 self._database.execute(statement)
 

@@ -35,7 +35,6 @@ TABLES = (
     "CREATE INDEX leaves_stream ON leaves (stream, version)",
     "CREATE TABLE checkpoints (tree_size INTEGER PRIMARY KEY, note TEXT NOT NULL)",
 )
-CHECKPOINT_NAME = "checkpoint-signed/1"
 
 
 class Leaf(NamedTuple):
@@ -82,7 +81,8 @@ class Ledger:
     def advance(self) -> int:
         """Takes in everything that is stored; the size of the tree then.
 
-        Raises `EventUnreadable` when the last event that it took in is not what it was: nothing is built upon that.
+        Raises `EventUnreadable` when the last event that it took in is not what it was, or the next one does not open:
+        nothing is built upon that.
         """
         while page := self._next_page():
             before = self.size
@@ -129,7 +129,8 @@ class Ledger:
     def _take(self, page: Sequence[Stored]) -> None:
         """Leaves, checkpoints and position move together. Where another process was first, its leaves are loaded: so
         there are more afterwards, or the position speaks of leaves that are gone."""
-        notes = [self._note(stored) for stored in page if stored.name == CHECKPOINT_NAME]
+        events = [self._store.open(stored).event for stored in page]
+        notes = [self._note(event) for event in events if isinstance(event, CheckpointSigned)]
         with self._tables.moving(self._last.position if self._last else 0, page[-1].position) as cursor:
             if cursor is not None:
                 for number, stored in enumerate(page, self.size):
@@ -139,9 +140,7 @@ class Ledger:
                     cursor.execute("INSERT OR IGNORE INTO checkpoints VALUES (?,?)", note)
         self._load()
 
-    def _note(self, stored: Stored) -> tuple[int, str]:
-        event = self._store.open(stored).event
-        assert isinstance(event, CheckpointSigned)  # noqa: S101 - the mapper opens a name as its type only
+    def _note(self, event: CheckpointSigned) -> tuple[int, str]:
         return verify_checkpoint(event.note, self._key.public).size, event.note
 
     def _load(self) -> None:
@@ -166,7 +165,9 @@ class Ledger:
                 return
 
     def _gone(self) -> Unreadable:
-        remedy = "Run `tenantry audit verify`, then remove the file: it is made again from the events."
+        remedy = (
+            "Run `tenantry audit verify`, then remove the file and run `tenantry audit checkpoint`: it is made again."
+        )
         return Unreadable("ledger", str(self._path), f"leaves after the first {self.size} are gone", remedy)
 
     def _compare(self, note: str) -> None:

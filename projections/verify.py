@@ -6,7 +6,9 @@ them.
 2. Each event is compared with the leaf that the ledger recorded of it; what differs is named.
 3. Events that no checkpoint covers yet are opened, when the event key is given: only its holder can have made them.
 
-Without a witness, whoever holds the event key and the ledger key can rewrite everything unseen.
+What cannot be seen without a witness: that the end was cut off both files, with the checkpoints over it and the highest
+position that SQLite remembers; that whoever holds the event key has rewritten events that no checkpoint covers, or
+that he has cut off; that whoever holds the ledger key too has rewritten anything.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from domain.ids import LEDGER
 from eventstore.mapper import SealedMapper, Stored
 from projections.evidence import EventFile, Leaf, LedgerFile, Row
 
-Kind = Literal["changed", "removed", "inserted", "moved", "checkpoint", "database"]
+Kind = Literal["changed", "removed", "inserted", "moved", "checkpoint", "database", "missing"]
 
 HASH_BYTES = 32
 MAX_PROBLEMS = 1_000
@@ -44,7 +46,7 @@ class Problem(msgspec.Struct, frozen=True, order=True):
 
     changed, removed, inserted: said of the event at that position. moved: an authentic event at another position than
     its own. checkpoint: its signature or root does not hold. database: SQLite cannot read the file there, or the
-    ledger's own record was changed and the event was not.
+    ledger's own record was changed and the event was not. missing: the ledger has no record, though there are events.
     """
 
     position: int
@@ -54,12 +56,16 @@ class Problem(msgspec.Struct, frozen=True, order=True):
 
 
 class Verification(msgspec.Struct, frozen=True):
-    """`events` that were read and `checkpoints` that hold. At most `MAX_PROBLEMS` problems are named."""
+    """`events` that were read and `checkpoints` that hold. At most `MAX_PROBLEMS` problems are named.
+
+    `uncovered`: events after the last checkpoint that holds, that checkpoint itself not counted.
+    """
 
     ok: bool
     events: int
     checkpoints: int
     problems: tuple[Problem, ...]
+    uncovered: int
 
 
 class Note(msgspec.Struct, frozen=True):
@@ -73,13 +79,13 @@ class Note(msgspec.Struct, frozen=True):
 class Compared(msgspec.Struct):
     """The events against the ledger's leaves. `hashes`: the leaf hash of each event, in order, end to end.
 
-    `rows` (with their index) and `leaves` are those that have not their like at the same position.
+    `rows` and `leaves` are those that have not their like at the same position. Rows come with their index.
     """
 
     hashes: bytearray
     rows: list[tuple[int, Row]]
     leaves: list[Leaf]
-    checkpoints: list[Row]
+    checkpoints: list[tuple[int, Row]]
 
     @property
     def count(self) -> int:
@@ -98,7 +104,7 @@ def verify(
         with LedgerFile(ledger) as record, EventFile(events) as stored:
             return _verify(stored, record, public, mapper, witnesses)
     except Unreadable:
-        return Verification(False, 0, 0, (Problem(0, "database", "", 0),))
+        return Verification(False, 0, 0, (Problem(0, "database", "", 0),), 0)
 
 
 def _verify(
@@ -119,6 +125,8 @@ def _verify(
     problems = {Problem(note.position, "checkpoint", LEDGER, note.version) for note in rejected}
     if stored.findings() or stored.damaged:
         problems.add(Problem(0, "database", "", 0))
+    if record.missing and compared.count:
+        problems.add(Problem(0, "missing", LEDGER, 0))
     if record.damaged:
         problems.add(Problem(0, "database", LEDGER, 0))
         last_leaf = 0
@@ -127,7 +135,9 @@ def _verify(
     if not any(problem.kind in EXPLAINING for problem in differences):
         problems |= {Problem(note.position, "checkpoint", LEDGER, note.version) for note, _ in broken}
     problems |= differences
-    return Verification(not problems, compared.count, len(holding), tuple(sorted(problems)[:MAX_PROBLEMS]))
+    named = tuple(sorted(problems)[:MAX_PROBLEMS])
+    uncovered = compared.count - proven - sum(index >= proven for index, _ in compared.checkpoints)
+    return Verification(not problems, compared.count, len(holding), named, uncovered)
 
 
 def compare(rows: Iterable[Row], leaves: Iterable[Leaf]) -> Compared:
@@ -139,7 +149,7 @@ def compare(rows: Iterable[Row], leaves: Iterable[Leaf]) -> Compared:
         hashed = row.leaf(row.position)
         found.hashes += hashed
         if row.name == CHECKPOINT_NAME and row.sound:
-            found.checkpoints.append(row)
+            found.checkpoints.append((index, row))
         while leaf is not None and leaf.position < row.position:
             _keep(found.leaves, leaf)
             leaf = next(left, None)
@@ -221,7 +231,7 @@ def _notes(
 ) -> Iterable[Note]:
     """Every checkpoint once. Those events that do not open are named elsewhere."""
     notes = {text: Note(text) for text in (*copies, *witnesses)}
-    for row in compared.checkpoints:
+    for _, row in compared.checkpoints:
         if mapper is None or not _opens(mapper, row):
             continue
         event = mapper.open(Stored(row.position, _text(row.stream), row.version, _text(row.name), row.state)).event

@@ -34,10 +34,13 @@ async def write(
     table: str,
     declared: Sequence[str],
     memory_bytes: int,
+    overwrite: bool,
 ) -> int:
     """Returns how many rows were written. Raises `Malformed` (format), `StorageFull` or `NotAllowed` (path)."""
     if format not in get_args(Format):
         raise Malformed("format", format, " or ".join(get_args(Format)))
+    if not overwrite and await asyncio.to_thread(path.is_file):
+        raise NotAllowed(f"write {path}", "there is such a file", "Name another, or give --overwrite.")
     try:
         beside = Path(await asyncio.to_thread(mkdtemp, prefix=".export-", dir=path.parent))
         try:

@@ -17,7 +17,7 @@ import msgspec
 
 from crypto.datakey import DataKey
 from domain import ids
-from domain.errors import NotAllowed, PermanentError, Unknown
+from domain.errors import NotAllowed, PermanentError
 from domain.ids import Dataset, TenantId, collection_stream
 from eventstore.batches import BatchStore
 from eventstore.store import EventStore
@@ -118,20 +118,27 @@ class Tables:
             connection.close()
         return Result(columns=columns, rows=rows, missing=tuple(missing))
 
-    async def export(self, dataset: str, format: Format, path: Path, as_of: datetime | None = None) -> Exported:
+    async def export(
+        self, dataset: str, format: Format, path: Path, as_of: datetime | None = None, *, overwrite: bool = False
+    ) -> Exported:
         """Writes the rows of one dataset to `path`, readable by its owner only: whole, or not at all.
 
-        Raises `Unknown` (dataset), `Malformed` (format), `StorageFull`, or `NotAllowed` (it cannot be written there).
+        Raises `Unknown` (dataset), `Malformed` (format), `StorageFull`, or `NotAllowed` (it cannot be written there, or
+        there is a file already and no `overwrite`).
         """
-        name = ids.dataset(dataset)
-        if name not in self._shapes:
-            raise Unknown("dataset", dataset, f"There are: {', '.join(sorted(self._shapes))}.")
+        name = ids.known_dataset(dataset, self._shapes)
         missing: list[Missing] = []
         rows = chunks(self._rows(name, as_of, missing))
         table = table_of(name)
         try:
             count = await exports.write(
-                rows, path, format, table=table, declared=self._shapes[name].columns, memory_bytes=self._memory_bytes
+                rows,
+                path,
+                format,
+                table=table,
+                declared=self._shapes[name].columns,
+                memory_bytes=self._memory_bytes,
+                overwrite=overwrite,
             )
         except duckdb.Error as error:
             raise failed(error, self._datasets, self._memory_bytes) from None

@@ -144,9 +144,9 @@ WRONG: dict[str, tuple[list[str], str]] = {
         ["tenant", "add", STRANGER, "--domain", "a.com", "--exchange-server", "mail.a.com:0"],
         "'0' is not a port",
     ),
-    "a malformed dataset": (["collect", CONTOSO, "-d", "users"], "'users' is not a dataset"),
-    "an unknown dataset": (["collect", CONTOSO, "-d", "entra.unicorns"], "no dataset 'entra.unicorns'"),
-    "an unknown dataset in a plan": (["tenant", "plan", CONTOSO, "-d", "entra.unicorns"], "no dataset"),
+    "half of a dataset's name": (["collect", CONTOSO, "-d", "users"], "Did you mean entra.users?"),
+    "an unknown dataset": (["collect", CONTOSO, "-d", "nosuch"], "There are: audit.sign-ins, entra.group-owners,"),
+    "a mistyped dataset in a plan": (["tenant", "plan", CONTOSO, "-d", "entra.user"], "Did you mean entra.users"),
     "a cadence of no time": (["tenant", "plan", CONTOSO, "--every", "0"], "is not a cadence"),
     "a malformed run id": (["run", "show", "yesterday"], "'yesterday' is not a run id"),
     "an unknown run": (["run", "show", RUN], f"no run '{RUN}'"),
@@ -175,7 +175,8 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "an unknown column": (["data", "sql", "select nope from entra_users"], "nope"),
     "an unknown table": (["data", "sql", "select * from unicorns"], "no table 'unicorns'"),
     "an unknown format": (["data", "export", "entra.users", "--format", "xml", "--out", "x"], "'xml' is not a format"),
-    "an unknown dataset to export": (["data", "export", "entra.unicorns", "--out", "x"], "no dataset"),
+    "a mistyped dataset to export": (["data", "export", "entra.user", "--out", "x"], "Did you mean entra.users"),
+    "a file to export to that is there": (["data", "export", "entra.users", "--out", "key.jwks"], "--overwrite"),
     "an existing directory to export to": (["data", "export", "entra.users", "--out", ".tenantry"], "directory"),
     "a directory to export to that is missing": (["data", "export", "entra.users", "--out", "no/x"], "No such file"),
     "a file that is a directory": (["vault", "public-key", "--out", "."], "directory"),
@@ -195,6 +196,55 @@ def test_it_is_wrong_usage_to_give(case: str, desk: Desk) -> None:
     if words[0] != "data":
         assert desk.opened().store.last_position() == position, "a query may release a data key; others record nothing"
     assert not list(desk.directory.glob("**/.*-*")), "something half done was left behind"
+
+
+REFUSED_AS_JSON: dict[str, tuple[list[str], dict[str, object]]] = {
+    "by a command": (
+        ["collect", SUSPENDED],
+        {"error": "Cannot collect", "why": f"tenant {SUSPENDED} is suspended (contract)", "exit": 2},
+    ),
+    "for what there is not": (
+        ["collect", CONTOSO, "-d", "users"],
+        {"error": "There is no dataset 'users'", "why": None, "do": "Did you mean entra.users?", "exit": 2},
+    ),
+    "for what is malformed": (
+        ["tenant", "show", "contoso"],
+        {"error": "'contoso' is not a tenant id", "do": None, "exit": 2},
+    ),
+    "before there is a command": (
+        ["tenant", "shw"],
+        {"why": None, "do": "See `tenantry tenant --help`.", "exit": 2},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_AS_JSON)
+def test_with_json_a_refusal_is_one_object_on_standard_error(case: str, desk: Desk) -> None:
+    words, expected = REFUSED_AS_JSON[case]
+    said = desk.type(*words, "--json")
+    assert (said.code, said.out) == (expected["exit"], "")
+    assert said.err.count("\n") == 1
+    refusal = json.loads(said.err)
+    assert [*refusal] == ["error", "why", "do", "exit"]
+    assert {**refusal, **expected} == refusal
+
+
+def test_an_export_replaces_a_file_when_it_is_told_to(desk: Desk) -> None:
+    (desk.directory / "users.csv").write_text("before")
+    words = ["data", "export", "entra.users", "--format", "csv", "--out", "users.csv"]
+    assert "there is such a file" in desk.refused(2, *words)
+    assert (desk.directory / "users.csv").read_text() == "before"
+    assert desk.type(*words, "--overwrite").code == 0
+    assert (desk.directory / "users.csv").read_text() != "before"
+
+
+def test_what_uses_no_state_directory_takes_none_and_reads_no_settings(desk: Desk) -> None:
+    (desk.directory / "tenantry.toml").write_text("nonsense")
+    words = ["credential", "seal", "--public-key", "key.jwks", "--tenant", CONTOSO, "--kind", "app-secret"]
+    secret = token_hex(16).encode()
+    assert desk.type(*words, "--client-id", CLIENT, stdin=secret).code == 0
+    (desk.directory / "tenantry.toml").unlink()
+    assert "--state" in desk.refused(2, *words, "--client-id", CLIENT, "--state", "elsewhere", stdin=secret)
 
 
 def test_collecting_everything_needs_a_tenant(desk: Desk) -> None:
@@ -243,10 +293,24 @@ def edited(change: Callable[[dict[str, object]], object]) -> Callable[[str], str
     return edit
 
 
+def altered(envelope: object) -> str:
+    """In one character of its ciphertext."""
+    head, _, tag = str(envelope).rpartition(".")
+    return f"{head[:-9]}{'A' if head[-9] != 'A' else 'B'}{head[-8:]}.{tag}"
+
+
+def as_if_whole(envelope: str) -> dict[str, str]:
+    return {"envelope": envelope, "digest": hashlib.sha256(envelope.encode()).hexdigest()}
+
+
 SPOILT: dict[str, tuple[Callable[[str], str], int, str]] = {
     "of another tenant": (edited(lambda one: one.update(tenant=SUSPENDED)), 2, "tenant and slot"),
     "of another slot": (edited(lambda one: one.update(slot="exchange-server")), 2, "tenant and slot"),
-    "cut inside the envelope": (edited(lambda one: one.update(envelope=str(one["envelope"])[:-40])), 1, "rejected"),
+    "cut inside the envelope": (edited(lambda one: one.update(envelope=str(one["envelope"])[:-40])), 2, "on the way"),
+    "changed inside the envelope": (edited(lambda one: one.update(envelope=altered(one["envelope"]))), 2, "on the way"),
+    "cut with another digest": (edited(lambda one: one.update(as_if_whole(str(one["envelope"])[:-40]))), 1, "rejected"),
+    "without a digest": (edited(lambda one: one.pop("digest")), 2, "`digest`"),
+    "with the digest of another": (edited(lambda one: one.update(digest="0" * 64)), 2, "on the way"),
     "cut off": (lambda text: text[:200], 2, "Cannot read the sealed credential"),
     "of an unknown kind": (edited(lambda one: one.update(kind="password")), 2, "password"),
     "with an identity that steers the terminal": (edited(lambda one: one.update(identity="\x1b[2J")), 2, "printable"),

@@ -118,9 +118,9 @@ def named(verification: Verification, kind: str) -> list[tuple[int, str, int]]:
 
 
 def test_an_untouched_store_verifies(place: Place) -> None:
-    assert place.verify() == Verification(True, 30, 2, ())
-    assert place.verify(key=None) == Verification(True, 30, 2, ())
-    assert place.verify(witnesses=(place.witness,)) == Verification(True, 30, 2, ())
+    assert place.verify() == Verification(True, 30, 2, (), 4)
+    assert place.verify(key=None) == Verification(True, 30, 2, (), 4)
+    assert place.verify(witnesses=(place.witness,)) == Verification(True, 30, 2, (), 4)
 
 
 def test_an_event_stands_where_the_tests_below_expect_it(place: Place) -> None:
@@ -131,7 +131,7 @@ def test_an_event_stands_where_the_tests_below_expect_it(place: Place) -> None:
 
 def test_an_empty_store_without_a_ledger_verifies(tmp_path: Path) -> None:
     create_event_store(f"sqlite://{tmp_path}/events.db")
-    assert verify(tmp_path / "events.db", tmp_path / "ledger.db", KEY.public) == Verification(True, 0, 0, ())
+    assert verify(tmp_path / "events.db", tmp_path / "ledger.db", KEY.public) == Verification(True, 0, 0, (), 0)
 
 
 CHANGES = {
@@ -224,7 +224,7 @@ def test_a_tail_cut_out_of_both_files_is_seen_by_the_position_that_was_given_bef
 def test_a_tail_cut_everywhere_is_seen_by_a_witness_only(place: Place) -> None:
     place.sql("DELETE FROM stored_events WHERE rowid>20", "UPDATE sqlite_sequence SET seq=20")
     place.sql("DELETE FROM leaves WHERE position>20", "DELETE FROM checkpoints WHERE tree_size>20", path=place.record)
-    assert place.verify() == Verification(True, 20, 1, ())
+    assert place.verify() == Verification(True, 20, 1, (), 8)
     assert place.verify(witnesses=(place.witness,)).problems == (Problem(0, "checkpoint", LEDGER, 0),)
 
 
@@ -252,13 +252,15 @@ def test_a_change_of_the_ledgers_own_record_is_told_from_a_change_of_the_event(p
     assert Problem(0, "database", LEDGER, 0) in place.verify().problems
 
 
-def test_the_events_prove_themselves_without_the_ledgers_record(place: Place) -> None:
+def test_a_missing_record_of_the_ledger_is_said_and_the_events_prove_themselves_without_it(place: Place) -> None:
     place.record.unlink()
-    assert place.verify() == Verification(True, 30, 2, ())
-    assert place.verify(key=None, witnesses=(place.witness,)) == Verification(True, 30, 1, ())
+    missing = Problem(0, "missing", LEDGER, 0)
+    assert place.verify() == Verification(False, 30, 2, (missing,), 4)
+    assert place.verify(key=None, witnesses=(place.witness,)) == Verification(False, 30, 1, (missing,), 4)
     place.sql(CHANGES["state"])
-    assert place.verify().problems == (Problem(17, "changed", TARGET[1], TARGET[2]),)
-    assert place.verify(key=None, witnesses=(place.witness,)).problems == (Problem(0, "checkpoint", LEDGER, 0),)
+    assert place.verify().problems == (missing, Problem(17, "changed", TARGET[1], TARGET[2]))
+    rejected = Problem(0, "checkpoint", LEDGER, 0)
+    assert place.verify(key=None, witnesses=(place.witness,)).problems == (rejected, missing)
 
 
 def test_a_leaf_missing_from_the_ledgers_record_is_said(place: Place) -> None:
@@ -367,6 +369,16 @@ def test_nothing_is_signed_over_a_changed_event(place: Place) -> None:
         with pytest.raises(EventUnreadable, match="not what the ledger recorded"):
             ledger.sign(at=AT, actor="schedule", cause="ledger")
         ledger.close()
+
+
+def test_nothing_is_signed_over_an_event_that_does_not_open(place: Place) -> None:
+    place.sql("UPDATE stored_events SET state=x'00' WHERE rowid=30")
+    with place.open() as store:
+        ledger = Ledger(store, place.record, KEY, "tenantry.test/ledger")
+        with pytest.raises(EventUnreadable, match="run:"):
+            ledger.sign(at=AT, actor="schedule", cause="ledger")
+        ledger.close()
+    assert named(place.verify(), "inserted") == [(30, "run:" + RUN, 1)]
 
 
 @pytest.mark.parametrize(

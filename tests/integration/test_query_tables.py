@@ -347,6 +347,8 @@ async def test_an_export_that_fails_leaves_what_was_there(estate: Estate, tmp_pa
     await estate.collect(CONTOSO, USERS, {"id": "a"})
     estate.refused[CONTOSO] = KeyholderUnavailable("no socket")
     with pytest.raises(KeyholderUnavailable):
+        await estate.tables.export("entra.users", "parquet", path, overwrite=True)
+    with pytest.raises(NotAllowed, match="--overwrite"):
         await estate.tables.export("entra.users", "parquet", path)
     assert path.read_bytes() == b"before"
     assert os.listdir(tmp_path) == ["users.parquet"]

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from cli.main import COMMANDS, GROUPS, main
+from cli.main import COMMANDS, GROUPS, STATES, main
 
 HEAVY = ("ray", "duckdb", "azure", "msal", "httpx", "eventsourcing", "cryptography")
 LINES = [(name,) for name in (*COMMANDS, *GROUPS)] + [(name, one) for name in GROUPS for one in GROUPS[name][2]]
@@ -33,8 +33,9 @@ def test_every_command_explains_itself(line: tuple[str, ...], capsys: pytest.Cap
     assert f"Usage: tenantry {' '.join(line)}" in text
     assert "<bool>" not in text
     if len(line) == 2 or line[0] in COMMANDS:
-        assert "--state" in text
-        assert "--config" in text
+        default = STATES.get(" ".join(line), ".tenantry")
+        assert ("--state" in text) == ("--config" in text) == (default is not None)
+        assert default is None or f"[default: {default}]" in " ".join(text.replace("│", " ").split())
 
 
 MISUNDERSTOOD = {
