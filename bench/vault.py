@@ -20,7 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -82,10 +82,10 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Estate:
-    """A state directory with a vault key and as many sealed credentials as asked for."""
+    """A state directory with a vault key and as many sealed credentials as asked for. `changes`: to its settings."""
 
-    def __init__(self, directory: Path, credentials: int) -> None:
-        self.settings = Settings(
+    def __init__(self, directory: Path, credentials: int, changes: Mapping[str, str] = {}) -> None:
+        settings = Settings(
             state=str(directory),
             eventstore=f"sqlite://{directory}/events.db",
             secrets=f"file://{directory}/secrets",
@@ -93,6 +93,7 @@ class Estate:
             clouds=CLOUDS,
             tenant_actors=1,
         )
+        self.settings = msgspec.structs.replace(settings, **changes)
         self.transit = TransitKey.generate()
         self._runs = 0
         create_passphrase(directory / "keys" / "passphrase")

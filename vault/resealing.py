@@ -9,7 +9,7 @@ not opened and not replaced: it may be of a writer who has stored and not yet re
 the last look at its place and the put is overwritten, which the events tell and `left` passes on.
 
 A data key needs no record: its event names the key itself, whatever it is wrapped in. Plaintext exists in this process
-only, one item at a time.
+only, of as many items as the secret store takes calls at once.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
 from threading import Lock
+from typing import TypeVar
 
 import msgspec
 
@@ -44,6 +45,11 @@ TYPES = {CREDENTIALS: envelope.TYP, DATA_KEYS: datakey.TYP}
 READERS = 8
 """Headers that are read at once: a Key Vault answers in tens of milliseconds."""
 _SLICE = 500
+_DATA_KEYS_IN_A_TURN = 20
+"""Wrapped anew while nobody else stores a data key: whoever registers a tenant waits for so many."""
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 WHY: dict[str, str] = {
     "unreadable": "it is no envelope",
@@ -96,16 +102,27 @@ class Resealing:
                 self._names = []
             done = _Done()
             keyring = self._keyring()
-            prepared = [one for name in names if (one := self._looked_at(name, keyring, done)) is not None]
-            for one in self._recorded(prepared, message, done):
-                self._store(one, done)
+            credentials = [name for name in names if not name.startswith(DATA_KEYS)]
+            looked = self._each(lambda name: self._looked_at(name, keyring, done), credentials)
+            self._rewrap_all([name for name in names if name.startswith(DATA_KEYS)], keyring, done)
+            prepared = [one for one in looked if one is not None]
+            self._each(lambda one: self._store(one, done), self._recorded(prepared, message, done))
+        left = sorted(done.left, key=lambda one: one.name)
         return Resealed(
             after=names[-1] if remaining else "",
             resealed=done.resealed,
             remaining=remaining,
-            left=tuple(done.left[:MOST_LEFT]),
-            left_count=len(done.left),
+            left=tuple(left[:MOST_LEFT]),
+            left_count=len(left),
         )
+
+    def _each(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        """As many at once as the secret store is faster with. What one raises is raised, once those that had begun have
+        ended; no other begins."""
+        if self._secrets.at_once == 1 or len(items) < 2:
+            return [work(item) for item in items]
+        with ThreadPoolExecutor(min(self._secrets.at_once, len(items))) as workers:
+            return list(workers.map(work, items))
 
     def counts(self) -> Counter[str]:
         """Stored envelopes and wrapped data keys by the thumbprint in their header; what is none does not count."""
@@ -133,11 +150,8 @@ class Resealing:
             return None
 
     def _looked_at(self, name: str, keyring: Keyring, done: _Done) -> _Prepared | None:
-        """Rewraps a data key at once; a credential's new envelope is returned for the record."""
+        """Its new envelope, for the record."""
         try:
-            if name.startswith(DATA_KEYS):
-                self._rewrap(name, keyring, done)
-                return None
             return self._prepare(name, keyring, done)
         except (EnvelopeRejected, Malformed):
             done.leave(name, "rejected")
@@ -202,7 +216,7 @@ class Resealing:
         meanwhile is read from the events afterwards, and told."""
         if not self._secrets.exchange(one.name, one.former, one.sealed):
             return
-        done.resealed += 1
+        done.count()
         generation = one.held.state.generation
         one.held.refresh()
         if one.held.state.generation != generation:
@@ -212,40 +226,57 @@ class Resealing:
 
     # data keys
 
+    def _rewrap_all(self, names: Sequence[str], keyring: Keyring, done: _Done) -> None:
+        for begin in range(0, len(names), _DATA_KEYS_IN_A_TURN):
+            with self.wrapping:
+                turn = names[begin : begin + _DATA_KEYS_IN_A_TURN]
+                self._each(lambda name: self._rewrap_if_sound(name, keyring, done), turn)
+
+    def _rewrap_if_sound(self, name: str, keyring: Keyring, done: _Done) -> None:
+        try:
+            self._rewrap(name, keyring, done)
+        except (EnvelopeRejected, Malformed):
+            done.leave(name, "rejected")
+
     def _rewrap(self, name: str, keyring: Keyring, done: _Done) -> None:
         """One of an offboarded tenant is deleted: it may have been written back while it was being destroyed."""
-        with self.wrapping:
-            stored = self._stored(name)
-            if stored is None:
-                return
-            tenant = data_key_of(name)
-            held: Held[Tenant | None, TenantEvent] = Held(self._events, ids.tenant_stream(tenant), tenants.evolve, None)
-            if _offboarded(held):
-                self._secrets.delete(name)
-                return
-            if datakey.wrapped_to(_text(stored)) == keyring.active.thumbprint:
-                return
-            key = datakey.unwrap(_text(stored), tenant=tenant, keyring=keyring)
-            if held.state is None or held.state.data_key != key.id:
-                done.leave(name, "unrecorded")
-                return
-            wrapped = datakey.wrap(key, tenant=tenant, key=keyring.active)
-            self._secrets.put(name, wrapped.encode(), {"tenant": tenant, "kind": "data-key"})
-            done.resealed += 1
-            held.refresh()
-            if _offboarded(held):
-                self._secrets.delete(name)
+        stored = self._stored(name)
+        if stored is None:
+            return
+        tenant = data_key_of(name)
+        held: Held[Tenant | None, TenantEvent] = Held(self._events, ids.tenant_stream(tenant), tenants.evolve, None)
+        if _offboarded(held):
+            self._secrets.delete(name)
+            return
+        if datakey.wrapped_to(_text(stored)) == keyring.active.thumbprint:
+            return
+        key = datakey.unwrap(_text(stored), tenant=tenant, keyring=keyring)
+        if held.state is None or held.state.data_key != key.id:
+            done.leave(name, "unrecorded")
+            return
+        wrapped = datakey.wrap(key, tenant=tenant, key=keyring.active)
+        self._secrets.put(name, wrapped.encode(), {"tenant": tenant, "kind": "data-key"})
+        done.count()
+        held.refresh()
+        if _offboarded(held):
+            self._secrets.delete(name)
 
 
 class _Done:
-    """What one step has done so far."""
+    """What one step has done so far. Any thread may add to it."""
 
     def __init__(self) -> None:
         self.resealed = 0
         self.left: list[Left] = []
+        self._adding = Lock()
+
+    def count(self) -> None:
+        with self._adding:
+            self.resealed += 1
 
     def leave(self, name: str, why: str) -> None:
-        self.left.append(Left(name=name, why=why))
+        with self._adding:
+            self.left.append(Left(name=name, why=why))
 
 
 def _offboarded(held: Held[Tenant | None, TenantEvent]) -> bool:
