@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from desk import desk, laid_out
 
 from crypto import credential, envelope
 from crypto.credential import ServiceAccount
@@ -53,6 +54,8 @@ from vault.holding import Holding
 from vault.line import MAX_PATH, SOCKET, address
 from vault.messages import CreateVaultKey, Release
 from vault.policy import digest_of
+
+__all__ = ["desk", "laid_out"]
 
 CONTOSO = TenantId("11111111-2222-3333-4444-555555555555")
 RUN = new_run_id(datetime(2026, 11, 22, 20, 30, tzinfo=UTC), 1)

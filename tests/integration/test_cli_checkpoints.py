@@ -1,0 +1,113 @@
+"""A command that appended anything ends with a checkpoint over it; others sign nothing."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import sqlite3
+from typing import Any
+
+import pytest
+from desk import CONTOSO, SUSPENDED, Desk, one_line, run
+
+from crypto.stores import LEDGER_KEY
+from domain.events import CheckpointSigned
+from domain.ids import LEDGER
+
+CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, PR_CAPBSET_DROP = 1, 2, 24
+
+
+def verification(desk: Desk, *words: str) -> dict[str, Any]:
+    return dict(json.loads(desk.type("audit", "verify", "--json", *words).out))
+
+
+def causes(desk: Desk) -> list[str]:
+    """What each checkpoint was signed for."""
+    signed = [one for one in desk.opened().store.read(LEDGER) if isinstance(one.event, CheckpointSigned)]
+    return [one.cause for one in signed]
+
+
+APPENDING = {
+    "tenant plan": ["tenant", "plan", CONTOSO, "--every", "6"],
+    "tenant suspend": ["tenant", "suspend", CONTOSO, "--reason", "pause"],
+    "credential put": ["credential", "put", "sealed.json"],
+    "collect": ["collect", CONTOSO, "--detach"],
+    "vault rotate": ["vault", "rotate"],
+}
+
+
+@pytest.mark.parametrize("command", APPENDING)
+def test_what_a_command_appended_is_under_a_checkpoint_when_it_has_ended(command: str, desk: Desk) -> None:
+    desk.seal("sealed.json")
+    before = causes(desk)
+    assert desk.type(*APPENDING[command]).code == 0
+    assert causes(desk) == [*before, command]
+    assert verification(desk)["uncovered"] == 0
+
+
+def test_init_signs_the_first_checkpoint(desk: Desk) -> None:
+    assert causes(desk)[0] == "init"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["tenant", "list"], ["vault", "keys"], ["vault", "public-key"], ["audit", "verify"], ["collect", SUSPENDED]],
+    ids=" ".join,
+)
+def test_a_command_that_appends_nothing_signs_nothing(desk: Desk, words: list[str]) -> None:
+    before = desk.opened().store.last_position()
+    desk.type(*words)
+    assert desk.opened().store.last_position() == before
+
+
+def as_its_owner() -> None:
+    """Even root is then held to what a file's mode allows its owner."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    for capability in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
+        if os.getuid() == 0 and libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), "prctl")
+
+
+def test_who_may_not_read_the_ledger_key_leaves_the_checkpoint_to_the_next(desk: Desk) -> None:
+    (key,) = (desk.state / "secrets").glob(f"{LEDGER_KEY}.*")
+    before = causes(desk)
+    key.chmod(0)
+    said = run(desk, "tenant", "plan", CONTOSO, "--every", "6", before=as_its_owner)
+    assert (said.code, said.err) == (0, "")
+    refused = run(desk, "audit", "checkpoint", before=as_its_owner)
+    assert (refused.code, LEDGER_KEY in one_line(refused.err)) == (2, True)
+    key.chmod(0o600)
+    assert causes(desk) == before
+    assert verification(desk)["uncovered"] == 1
+    assert desk.type("tenant", "plan", CONTOSO, "--every", "12").code == 0
+    assert verification(desk)["uncovered"] == 0
+
+
+def test_a_missing_record_of_the_ledger_is_told_and_made_again_on_request_only(desk: Desk) -> None:
+    for file in desk.state.glob("ledger.db*"):
+        file.unlink()
+    said = desk.type("tenant", "plan", CONTOSO, "--every", "6", "--json")
+    assert said.code == 3
+    assert json.loads(said.out)["cadence_seconds"] == 6 * 3600
+    refusal = json.loads(said.err)
+    assert "no checkpoint could be signed" in refusal["error"]
+    assert "audit checkpoint" in refusal["do"]
+    assert refusal["exit"] == 3
+    assert [one["kind"] for one in verification(desk)["problems"]] == ["missing"]
+    assert "is missing. Restore it from a backup" in " ".join(desk.type("audit", "verify").out.split())
+    assert desk.type("audit", "checkpoint").code == 0
+    assert verification(desk)["ok"]
+
+
+def test_an_event_that_was_changed_before_a_checkpoint_covers_it_is_not_signed_over(desk: Desk) -> None:
+    with sqlite3.connect(desk.state / "events.db") as database:
+        database.execute(
+            "INSERT INTO stored_events SELECT MAX(rowid)+1, 'run:forged', 1, 'run-started/1', x'00' FROM stored_events"
+        )
+    database.close()
+    said = desk.type("tenant", "suspend", CONTOSO, "--reason", "pause")
+    assert said.code == 3
+    assert "audit verify" in said.err
+    problems = verification(desk)["problems"]
+    assert [(one["kind"], one["stream"]) for one in problems] == [("inserted", "run:forged")]
