@@ -23,7 +23,8 @@ import msgspec
 from bench.measured import Job, Measured, Summary, machine, measure, summary
 from cli.collect import request
 from cli.config import load
-from cli.sealing import make, read_credential, store_sealed
+from cli.intake import read_credential
+from cli.sealing import make, store_sealed
 from cli.simulated import SimulatedTenant, SimulatorProcess
 from cli.state import State, initialise, stop_keyholder
 from cli.tenant import register

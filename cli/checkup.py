@@ -11,6 +11,7 @@ from typing import Literal
 
 import msgspec
 
+from cli.replacement import interrupted
 from cli.state import State
 from cli.turn import check_authorities
 from cli.views import tenants as registered
@@ -83,6 +84,10 @@ def state_directory(patient: Patient) -> Iterator[Finding]:
         if status.st_uid != os.getuid():
             detail = f"{path} belongs to user {status.st_uid}, this is user {os.getuid()}"
             yield Finding(step="state directory", outcome="warning", detail=detail, remedy="Run as its owner.")
+    for tenant, slot in interrupted(patient.state):
+        detail = f"a `tenantry credential set` for the {slot} credential of {tenant} was stopped halfway"
+        remedy = f"`tenantry credential verify {tenant}` or `collect` puts the former one back; then set it again."
+        yield Finding(step="state directory", outcome="warning", detail=detail, remedy=remedy)
     space = os.statvfs(directory)
     free = space.f_bavail * space.f_frsize
     detail = f"{directory}, {free >> 20:,} MiB free"

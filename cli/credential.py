@@ -9,12 +9,14 @@ from typing import Annotated
 import msgspec
 import typer
 
-from cli.command import INCOMPLETE, Session, flag
+from cli.command import INCOMPLETE, Session, flag, now, tell
 from cli.files import read_text, write_atomically
 from cli.forecast import credential_object, known
 from cli.forecast import expiring as expire_within
+from cli.intake import read_credential
+from cli.replacement import forget
 from cli.rotation import stored
-from cli.sealing import SealedCredential, held_credential, make, parse_sealed, read_credential, store_sealed
+from cli.sealing import SealedCredential, held_credential, make, parse_sealed, store_sealed
 from cli.state import State, opened
 from cli.trail import entry, show_entries
 from cli.verifying import exit_code, few, show_verification, slots_of, verified
@@ -41,7 +43,17 @@ SlotOption = Annotated[
     typer.Option("--slot", metavar="SLOT", help="entra, or exchange-server for a tenant's own Exchange Server."),
 ]
 Certificate = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="PEM file with the certificate and its private key.")
+    Path | None, typer.Option(metavar="FILE", help="PEM or PFX file with the certificate and its private key.")
+]
+PasswordFd = Annotated[
+    int | None,
+    typer.Option(
+        "--password-fd",
+        metavar="N",
+        min=0,
+        help="Read the client secret, the password, or that of the PFX file, from this file descriptor; 0 is standard "
+        "input. One newline at its end is dropped.",
+    ),
 ]
 Reason = Annotated[str, typer.Option(metavar="TEXT", help="Why, for the record.")]
 NoVerify = Annotated[bool, flag("--no-verify", help="Do not try it before it takes the place of another.")]
@@ -58,14 +70,19 @@ def seal(
     username: Username = "",
     slot_: SlotOption = ENTRA,
     certificate: Certificate = None,
+    password_fd: PasswordFd = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the sealed credential to this file.")] = None,
 ) -> None:
     """Seal a credential, offline: needs the public key only. The secret comes from a prompt or standard input.
 
     Example: `tenantry credential seal --public-key vault.jwks --tenant ID --kind app-secret --client-id ID`
+
+    With a PFX file: `... --kind app-certificate --client-id ID --certificate app.pfx --password-fd 7 7<password.txt`
     """
     key = parse_public(read_text(public_key, "public key"))
-    sealed = make(tenant_id(tenant), slot(slot_), key, read_credential(kind, client_id, username, certificate))
+    payload = read_credential(kind, client_id, username, certificate, password_fd)
+    sealed = make(tenant_id(tenant), slot(slot_), key, payload)
+    _warn(sealed)
     content = msgspec.json.format(msgspec.json.encode(sealed), indent=2)
     if out:
         write_atomically(out, content + b"\n", 0o600)
@@ -84,6 +101,7 @@ def set_(
     username: Username = "",
     slot_: SlotOption = ENTRA,
     certificate: Certificate = None,
+    password_fd: PasswordFd = None,
     no_verify: NoVerify = False,
 ) -> None:
     """Seal a credential here and store it. The secret comes from a prompt, or standard input when that is no terminal.
@@ -91,10 +109,12 @@ def set_(
     One that takes the place of another has to sign in first, or the former one stays.
 
     Example: `tenantry credential set TENANT --kind service-account --username reader@contoso.com`
+
+    From a password store: `... --password-fd 7 7< <(pass show contoso)`
     """
     state = opened(session)
     known = state.tenant(tenant)
-    payload = read_credential(kind, client_id, username, certificate)
+    payload = read_credential(kind, client_id, username, certificate, password_fd)
     _store(session, state, make(known.id, slot(slot_), state.public_key(), payload), verify=not no_verify)
 
 
@@ -170,12 +190,14 @@ def revoke(session: Session, tenant: TenantArgument, reason: Reason, slot_: Slot
         raise NotAllowed("revoke the credential", "there is none", "See `tenantry credential list`.")
     changed = state.decide(held, lambda found: credentials.revoke(found, reason) if found else [], "credential revoke")
     state.secrets.delete(credential_name(known.id, slot(slot_)))
+    forget(state, known.id, slot(slot_))
     if session.json:
         session.print_json({"tenant": known.id, "slot": slot_, "state": held.state.state})
     session.say(f"{'Revoked' if changed else 'Revoked before:'} the {slot_} credential of {known.name}.")
 
 
 def _store(session: Session, state: State, sealed: SealedCredential, *, verify: bool) -> None:
+    _warn(sealed)
     done = stored(state, sealed, verify=verify)
     one, result = done.credential, done.verification
     if session.json:
@@ -189,3 +211,8 @@ def _store(session: Session, state: State, sealed: SealedCredential, *, verify: 
         session.say(f"{lacking.resource}: {lacking.detail or lacking.unreadable}", "yellow")
     if code := exit_code(result):
         raise typer.Exit(code)
+
+
+def _warn(sealed: SealedCredential) -> None:
+    if sealed.expires is not None and sealed.expires <= now():
+        tell(f"The credential of {sealed.identity} expired on {sealed.expires:%Y-%m-%d}: it will not sign in.")

@@ -21,8 +21,9 @@ from cli.config import FILE, Effective, load
 from cli.data import tables_of
 from cli.demo_pages import failures, further, outcome_lines, past, step, trail
 from cli.files import refused, write_atomically
+from cli.intake import certificate_payload
 from cli.ledger import sign_checkpoint, verified
-from cli.sealing import certificate_payload, make, store_sealed
+from cli.sealing import make, store_sealed
 from cli.simulated import SimulatedTenant, SimulatorProcess
 from cli.state import State, initialise, opened, stop_keyholder
 from cli.tenant import register

@@ -15,15 +15,21 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def read_text(path: Path, what: str, remedy: str = "Check the path.") -> str:
     """At most `MAX_TEXT` bytes of UTF-8. Raises `Unreadable`."""
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_TEXT + 1)
-        if len(content) > MAX_TEXT:
-            raise Unreadable(what, str(path), f"it has more than {MAX_TEXT // 1024} KiB", remedy)
-        return content.decode()
-    except OSError as error:
-        raise Unreadable(what, str(path), error.strerror or str(error), remedy) from error
+        return read_bytes(path, what, remedy).decode()
     except UnicodeDecodeError:
         raise Unreadable(what, str(path), "it is not text", remedy) from None
+
+
+def read_bytes(path: Path, what: str, remedy: str = "Check the path.") -> bytes:
+    """At most `MAX_TEXT`. Raises `Unreadable`."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_TEXT + 1)
+    except OSError as error:
+        raise Unreadable(what, str(path), error.strerror or str(error), remedy) from error
+    if len(content) > MAX_TEXT:
+        raise Unreadable(what, str(path), f"it has more than {MAX_TEXT // 1024} KiB", remedy)
+    return content
 
 
 def write_atomically(path: Path, content: bytes, mode: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from cli.replacement import forget
 from cli.sealing import held_credential
 from cli.state import State
 from cli.views import unfinished
@@ -58,6 +59,7 @@ def _cancelled(state: State, run: RunId, reason: str) -> bool:
 def _delete(state: State, tenant: Tenant) -> None:
     for slot in SLOTS:
         state.secrets.delete(credential_name(tenant.id, slot))
+        forget(state, tenant.id, slot)
     state.secrets.delete(data_key_name(tenant.id))
 
 

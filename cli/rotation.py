@@ -5,14 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from actors.findings import Verification
-from cli.sealing import SealedCredential, held_credential, read_back, store_sealed
+from cli.replacement import keeping
+from cli.sealing import (
+    NotRecorded,
+    SealedCredential,
+    held_credential,
+    not_recorded,
+    placed,
+    recordable,
+    store_sealed,
+)
 from cli.state import State
 from cli.turn import turn
 from cli.verifying import signs_in, tried
-from crypto.stores import credential_name
-from domain import credential as credentials
 from domain.credential import Credential
 from domain.errors import PermanentError
+from domain.events import CredentialSealed
 from domain.ids import EXCHANGE_SERVER
 from domain.tenant import Tenant
 
@@ -40,8 +48,9 @@ def stored(state: State, sealed: SealedCredential, *, verify: bool) -> Stored:
     former = held_credential(state, sealed.tenant, sealed.slot).state
     if not verify or former is None or former.state == "revoked" or not _can_be_tried(tenant, sealed):
         return Stored(store_sealed(state, sealed))
+    event = recordable(state, sealed)
     with turn(state, COMMAND):
-        return _exchanged(state, tenant, sealed, former)
+        return _exchanged(state, tenant, sealed, event)
 
 
 def _can_be_tried(tenant: Tenant, sealed: SealedCredential) -> bool:
@@ -49,30 +58,20 @@ def _can_be_tried(tenant: Tenant, sealed: SealedCredential) -> bool:
     return tenant.state == "active" and (sealed.slot != EXCHANGE_SERVER or tenant.exchange_server is not None)
 
 
-def _exchanged(state: State, tenant: Tenant, sealed: SealedCredential, former: Credential) -> Stored:
-    envelope = read_back(state, credential_name(sealed.tenant, sealed.slot))
-    credential = store_sealed(state, sealed)
-    if credential.digest == former.digest:
-        return Stored(credential)
+def _exchanged(state: State, tenant: Tenant, sealed: SealedCredential, event: CredentialSealed) -> Stored:
+    former = held_credential(state, sealed.tenant, sealed.slot).state
+    if former is not None and former.digest == event.digest:
+        return Stored(store_sealed(state, sealed))
     try:
-        result = tried(state, tenant, [sealed.slot])
-    except BaseException:
-        _put_back(state, credential, former, envelope)
-        raise
+        with keeping(state, sealed.tenant, sealed.slot, event.digest, tried=True) as kept:
+            placed(state, sealed, event)
+            result = tried(state, tenant, [sealed.slot])
+    except NotRecorded as failure:
+        raise not_recorded(failure, kept) from failure.__cause__
     if not signs_in(result):
-        stands = _put_back(state, credential, former, envelope)
-        raise NotKept(next((one.detail for one in result.resources if one.detail), "nothing was tried."), stands)
+        why = next((one.detail for one in result.resources if one.detail), "nothing was tried.")
+        raise NotKept(why, kept.told)
     standing = held_credential(state, sealed.tenant, sealed.slot).state
-    return Stored(standing or credential, result)
-
-
-def _put_back(state: State, refused: Credential, former: Credential, envelope: bytes | None) -> str:
-    """What stands then. Somebody else's later change is left alone."""
-    if not envelope:
-        return "The former one cannot be read with this identity, so it could not be put back: the new one stands."
-    held = held_credential(state, refused.tenant, refused.slot)
-    if held.state is None or held.state.digest != refused.digest:
-        return "It has been replaced or resealed meanwhile, and that stands."
-    state.secrets.put(credential_name(refused.tenant, refused.slot), envelope)
-    state.decide(held, lambda _: credentials.restore(former), "credential set")
-    return "The former one stays in use."
+    if standing is None:
+        raise AssertionError("a sealed credential has a state")
+    return Stored(standing, result)

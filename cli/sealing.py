@@ -1,17 +1,13 @@
-"""Credentials on their way in: read from the operator, sealed, stored and recorded."""
+"""Credentials on their way in: sealed, stored and recorded."""
 
 from __future__ import annotations
 
-import getpass
-import hashlib
-import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
-from cli.files import MAX_TEXT, read_text
+from cli.replacement import Keeping, keeping
 from cli.state import State
 from crypto import credential as payloads
 from crypto import envelope
@@ -20,12 +16,12 @@ from crypto.stores import credential_name
 from domain import credential as credentials
 from domain import tenant as tenants
 from domain.credential import Credential
-from domain.errors import Malformed, NotAllowed, SecretMissing, TenantryError, TransientError, Unreadable
+from domain.errors import Malformed, NotAllowed, TenantryError, TransientError, Unreadable
 from domain.events import CredentialEvent, CredentialKind, CredentialSealed
 from domain.ids import Slot, TenantId, credential_stream
 from eventstore.streams import Held
+from vault.policy import digest_of
 
-KINDS = ("app-certificate", "app-secret", "service-account")
 MAX_IDENTITY = 256
 
 
@@ -36,7 +32,11 @@ class NotRecorded(TransientError):
 
 
 class SealedCredential(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What `seal` writes and `put` reads: the envelope, and what may be known of it. No secret."""
+    """What `seal` writes and `put` reads: the envelope, and what may be known of it. No secret.
+
+    `digest`: SHA-256 of the envelope's text, in lower-case hex. It tells what was cut or changed on the way by
+    accident; whoever changes it on purpose writes another one. Only opening shows what is genuine.
+    """
 
     tenant: TenantId
     slot: Slot
@@ -44,44 +44,7 @@ class SealedCredential(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     identity: str
     expires: datetime | None
     envelope: str
-
-
-def read_credential(kind: str, client_id: str, username: str, certificate: Path | None) -> payloads.Credential:
-    """Asks for what is missing; raises `Malformed` for what cannot be."""
-    match kind:
-        case "app-certificate":
-            if not client_id:
-                raise Malformed("client id", client_id, "--client-id with the application's GUID")
-            return certificate_payload(
-                client_id, read_text(certificate, "certificate") if certificate else _piped_pem()
-            )
-        case "app-secret":
-            if not client_id:
-                raise Malformed("client id", client_id, "--client-id with the application's GUID")
-            return payloads.AppSecret(client_id=client_id, secret=_secret("Client secret"))
-        case "service-account":
-            if not username:
-                raise Malformed("user name", username, "--username such as reader@contoso.com")
-            password = _secret(f"Password of {username}")
-            client = {"client_id": client_id} if client_id else {}
-            return payloads.ServiceAccount(username=username, password=password, **client)
-        case _:
-            raise Malformed("kind of credential", kind, ", ".join(KINDS))
-
-
-def certificate_payload(client_id: str, pem: str) -> payloads.AppCertificate:
-    """Splits a PEM text into its first certificate and its private key."""
-    blocks: dict[Literal["certificate", "key"], str] = {}
-    for part in pem.split("-----BEGIN ")[1:]:
-        label = part.partition("-----")[0]
-        which: Literal["certificate", "key"] = "certificate" if label == "CERTIFICATE" else "key"
-        if label == "CERTIFICATE" or label.endswith("PRIVATE KEY"):
-            blocks.setdefault(which, f"-----BEGIN {part.rstrip()}\n")
-    if blocks.keys() != {"certificate", "key"}:
-        raise Malformed("certificate", "that text", "PEM with a CERTIFICATE and an unencrypted PRIVATE KEY block")
-    return payloads.AppCertificate(
-        client_id=client_id, certificate_pem=blocks["certificate"], private_key_pem=blocks["key"]
-    )
+    digest: str
 
 
 def make(tenant: TenantId, which: Slot, key: VaultPublicKey, payload: payloads.Credential) -> SealedCredential:
@@ -94,6 +57,7 @@ def make(tenant: TenantId, which: Slot, key: VaultPublicKey, payload: payloads.C
         identity=payloads.identity_of(payload),
         expires=payloads.expires_of(payload),
         envelope=sealed,
+        digest=digest_of(sealed.encode()),
     )
 
 
@@ -104,6 +68,9 @@ def parse_sealed(text: str, path: Path) -> SealedCredential:
     except msgspec.DecodeError as error:
         remedy = "Make it with `tenantry credential seal`."
         raise Unreadable("sealed credential", str(path), str(error), remedy) from error
+    if sealed.digest != digest_of(sealed.envelope.encode()):
+        remedy = "Fetch it again, or make it anew with `tenantry credential seal`."
+        raise Unreadable("sealed credential", str(path), "its envelope was cut or changed on the way", remedy)
     if not 0 < len(sealed.identity) <= MAX_IDENTITY or not sealed.identity.isprintable():
         raise Malformed("identity", sealed.identity[:40], f"1 to {MAX_IDENTITY} printable characters")
     return sealed
@@ -114,6 +81,22 @@ def store_sealed(state: State, sealed: SealedCredential) -> Credential:
 
     Raises `EnvelopeRejected`, `Malformed` or `NotAllowed` for an envelope that the vault would not open.
     """
+    event = recordable(state, sealed)
+    try:
+        with keeping(state, sealed.tenant, sealed.slot, event.digest, tried=False) as kept:
+            return placed(state, sealed, event)
+    except NotRecorded as failure:
+        raise not_recorded(failure, kept) from failure.__cause__
+
+
+def not_recorded(failure: NotRecorded, kept: Keeping) -> NotRecorded:
+    """The same, with what stands now."""
+    stands = kept.told if kept.end else "Until it is recorded, the tenant's runs are refused."
+    return NotRecorded(failure.args[0], f"{stands} Do this again when the event store is back.")
+
+
+def recordable(state: State, sealed: SealedCredential) -> CredentialSealed:
+    """What is to be recorded of it. Raises what `store_sealed` raises."""
     header = envelope.read_header(sealed.envelope)
     active = state.public_key().thumbprint
     if (header.tenant, header.slot) != (sealed.tenant, sealed.slot):
@@ -124,25 +107,26 @@ def store_sealed(state: State, sealed: SealedCredential) -> Credential:
             f"it is sealed to key {header.kid}, the vault's key is {active}",
             "Get that with `tenantry vault public-key` and seal it again.",
         )
-    known = state.tenant(sealed.tenant)
-    tenants.in_service(known, "store the credential")
-    held = held_credential(state, sealed.tenant, sealed.slot)
-    name = credential_name(sealed.tenant, sealed.slot)
-    former = read_back(state, name) if held.state else b""
-    event = CredentialSealed(
+    tenants.in_service(state.tenant(sealed.tenant), "store the credential")
+    return CredentialSealed(
         tenant=sealed.tenant,
         slot=sealed.slot,
         kind=sealed.kind,
         identity=sealed.identity,
         vault_key=header.kid,
-        digest=hashlib.sha256(sealed.envelope.encode()).hexdigest(),
+        digest=sealed.digest,
         expires=sealed.expires,
     )
-    state.secrets.put(name, sealed.envelope.encode())
+
+
+def placed(state: State, sealed: SealedCredential, event: CredentialSealed) -> Credential:
+    """Stored, then recorded. What was there before is the caller's."""
+    held = held_credential(state, sealed.tenant, sealed.slot)
+    state.secrets.put(credential_name(sealed.tenant, sealed.slot), sealed.envelope.encode())
     try:
         state.decide(held, lambda found: credentials.seal(found, event), "credential set")
     except TenantryError as error:
-        raise NotRecorded(str(error), _put_back(state, name, former)) from error
+        raise NotRecorded(str(error), "") from error
     if held.state is None:
         raise AssertionError("a sealed credential has a state")
     return held.state
@@ -150,48 +134,3 @@ def store_sealed(state: State, sealed: SealedCredential) -> Credential:
 
 def held_credential(state: State, tenant: TenantId, which: Slot) -> Held[Credential | None, CredentialEvent]:
     return state.held(credential_stream(tenant, which), credentials.evolve, None)
-
-
-def read_back(state: State, name: str) -> bytes | None:
-    """The envelope that is stored now: empty when there is none, None when this identity may only write."""
-    try:
-        return state.secrets.get(name)
-    except SecretMissing:
-        return b""
-    except NotAllowed:
-        return None
-
-
-def _put_back(state: State, name: str, former: bytes | None) -> str:
-    """Undoes a `put`, and says what stands then."""
-    if former is None:
-        return "Until it is recorded, the tenant's runs are refused: do this again when the event store is back."
-    if not former:
-        state.secrets.delete(name)
-        return "Nothing was stored; do this again when the event store is back."
-    state.secrets.put(name, former)
-    return "The former one stays in use; do this again when the event store is back."
-
-
-def _secret(prompt: str) -> str:
-    """From a prompt without echo, or standard input up to its end when that is no terminal."""
-    text = getpass.getpass(f"{prompt}: ") if sys.stdin.isatty() else _piped(prompt).rstrip("\r\n")
-    if not text:
-        raise Malformed(prompt.lower(), "nothing", "it on standard input or at the prompt")
-    return text
-
-
-def _piped_pem() -> str:
-    if sys.stdin.isatty():
-        raise Malformed("certificate", "nothing", "--certificate FILE, or PEM on standard input")
-    return _piped("certificate")
-
-
-def _piped(what: str) -> str:
-    content = sys.stdin.buffer.read(MAX_TEXT + 1)
-    if len(content) > MAX_TEXT:
-        raise Malformed(what.lower(), "...", f"at most {MAX_TEXT // 1024} KiB on standard input")
-    try:
-        return content.decode()
-    except UnicodeDecodeError:
-        raise Malformed(what.lower(), "...", "UTF-8 text on standard input") from None

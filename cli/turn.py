@@ -8,6 +8,8 @@ import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from cli.command import tell
+from cli.replacement import settled
 from cli.state import State
 from domain.errors import NotAllowed, Unreadable
 from domain.tenant import Tenant
@@ -22,10 +24,13 @@ WAIT = {
 @contextmanager
 def turn(state: State, command: str = "collect") -> Iterator[None]:
     """One at a time in a state directory uses credentials: a `collect`, or an operator who verifies one. So nobody
-    tries a password while another does. Raises `NotAllowed`."""
+    tries a password while another does; and what a killed one has left half replaced is undone first, and told. Raises
+    `NotAllowed`."""
     descriptor = os.open(state.directory / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for said in settled(state):
+            tell(said)
         yield
     except BlockingIOError:
         why = f"another `tenantry collect` (or a verification) is at work in {state.directory}"

@@ -4,8 +4,8 @@
 Seals a credential to a vault's public key, before it leaves this machine.
 
 .DESCRIPTION
-Makes what "tenantry credential put" reads: a JSON object with the tenant, the slot, the kind, the identity, the expiry
-and the envelope. The envelope is a compact JWE (RFC 7516) with RSA-OAEP-256, and with A256GCM or, where the platform
+Makes what "tenantry credential put" reads: a JSON object with the tenant, the slot, the kind, the identity, the expiry,
+the envelope, and the SHA-256 digest of the envelope, which tells what was cut or changed on the way. The envelope is a compact JWE (RFC 7516) with RSA-OAEP-256, and with A256GCM or, where the platform
 has no AES-GCM (Windows PowerShell 5.1), with A256CBC-HS512. Its protected header names the tenant, the slot and the
 key. Nothing is sent anywhere.
 
@@ -165,10 +165,24 @@ function ConvertFrom-Base64Url([string] $Text) {
     , $bytes
 }
 
+function ConvertTo-Hex([byte[]] $Bytes) {
+    [BitConverter]::ToString($Bytes).Replace('-', '').ToLowerInvariant()
+}
+
 function ConvertFrom-Hex([string] $Text) {
     $bytes = [byte[]]::new($Text.Length / 2)
     for ($at = 0; $at -lt $bytes.Length; $at++) { $bytes[$at] = [Convert]::ToByte($Text.Substring(2 * $at, 2), 16) }
     , $bytes
+}
+
+function Get-TextDigest([string] $Text) {
+    $sha256 = [System.Security.Cryptography.SHA256]::Create()
+    try {
+        [byte[]] $digest = $sha256.ComputeHash([System.Text.Encoding]::ASCII.GetBytes($Text))
+    } finally {
+        $sha256.Dispose()
+    }
+    , $digest
 }
 
 function ConvertTo-JsonText([string] $Text) {
@@ -251,13 +265,7 @@ function Read-VaultKey([string] $Text) {
     if ($number.Length -eq 0 -or $number[0] -eq 0) { throw $refusal }
     for ($first = [int] $number[0]; $first -gt 0; $first = $first -shr 1) { $bits++ }
     if ($bits -lt $MinKeyBits) { throw $refusal }
-    $canonical = '{"e":"AQAB","kty":"RSA","n":"' + $modulus + '"}'
-    $sha256 = [System.Security.Cryptography.SHA256]::Create()
-    try {
-        [byte[]] $digest = $sha256.ComputeHash([System.Text.Encoding]::ASCII.GetBytes($canonical))
-    } finally {
-        $sha256.Dispose()
-    }
+    [byte[]] $digest = Get-TextDigest ('{"e":"AQAB","kty":"RSA","n":"' + $modulus + '"}')
     $thumbprint = ConvertTo-Base64Url $digest
     if ((Read-Member $jwk 'kid' $thumbprint) -cne $thumbprint) {
         throw (New-Refusal 'vault public key' 'a key whose kid is its RFC 7638 thumbprint')
@@ -623,7 +631,8 @@ function Protect-Given {
     }
     '{"tenant":' + (ConvertTo-JsonText $tid) + ',"slot":' + (ConvertTo-JsonText $place) + ',"kind":' +
         (ConvertTo-JsonText $name) + ',"identity":' + (ConvertTo-JsonText $given.Identity) + ',"expires":' + $expiry +
-        ',"envelope":' + (ConvertTo-JsonText $envelope) + '}'
+        ',"envelope":' + (ConvertTo-JsonText $envelope) + ',"digest":' +
+        (ConvertTo-JsonText (ConvertTo-Hex (Get-TextDigest $envelope))) + '}'
 }
 
 # Self test: published vectors, and envelopes sealed and opened with a key made for it
@@ -659,6 +668,11 @@ $KeyVector = @{
     Thumbprint = 'NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs'
     Fingerprint = 'gisuk-sovud-lodus-robub-nudul-vupas-gisaj-silod'
 }
+$DigestVector = @{
+    Source = 'FIPS 180-2, appendix B.1'
+    Text = 'abc'
+    Digest = 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'
+}
 $PayloadVector = @{
     UserName = 'reader@contoso.com'
     Password = '70726f746563747320226e6f7468696e6722205c20c3a4c39f2065cc8120e697a5e69cace8aa9e20f09f9880'
@@ -685,6 +699,10 @@ function Test-CbcVector {
 function Test-KeyVector {
     $key = Read-VaultKey ('{"kty":"RSA","e":"AQAB","n":"' + $KeyVector.Modulus + '"}')
     $key.Thumbprint -ceq $KeyVector.Thumbprint -and $key.Fingerprint -ceq $KeyVector.Fingerprint
+}
+
+function Test-DigestVector {
+    (ConvertTo-Hex (Get-TextDigest $DigestVector.Text)) -ceq $DigestVector.Digest
 }
 
 function Test-PayloadVector {
@@ -757,6 +775,7 @@ function Test-Client {
     $checks = @(
         @{ Check = "$Cbc as in $($CbcVector.Source)"; Possible = $true; Run = { Test-CbcVector } }
         @{ Check = "Thumbprint as in $($KeyVector.Source), and its words"; Possible = $true; Run = { Test-KeyVector } }
+        @{ Check = "Digest as in $($DigestVector.Source)"; Possible = $true; Run = { Test-DigestVector } }
         @{ Check = 'Payload with characters that JSON escapes'; Possible = $true; Run = { Test-PayloadVector } }
         @{ Check = "Sealed with $Cbc and opened"; Possible = $true; Run = { Test-Envelope $false } }
         @{ Check = "Sealed with $Gcm and opened"; Possible = $gcmThere; Run = { Test-Envelope $true } }

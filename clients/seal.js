@@ -4,8 +4,9 @@
  *
  *     const sealed = await sealCredential({ jwks, fingerprint, tenant, slot: "entra", credential });
  *
- * `sealed` is what `tenantry credential put` reads: { tenant, slot, kind, identity, expires, envelope }. The envelope
- * is a compact JWE (RFC 7516) with RSA-OAEP-256 and A256GCM whose protected header names tenant, slot and key.
+ * `sealed` is what `tenantry credential put` reads: { tenant, slot, kind, identity, expires, envelope, digest }. The
+ * envelope is a compact JWE (RFC 7516) with RSA-OAEP-256 and A256GCM whose protected header names tenant, slot and key.
+ * The digest, SHA-256 of the envelope in hex, tells what was cut or changed on the way by accident; it proves nothing.
  * A refusal is a `Malformed`, which names the field and never quotes it.
  *
  * Strings cannot be wiped in JavaScript: clear the form and drop the page's references after sealing.
@@ -106,7 +107,8 @@ export async function sealCredential({ jwks, fingerprint, tenant, slot, credenti
     check(plaintext.length <= MAX_PAYLOAD_BYTES, "payload to seal", `at most ${MAX_PAYLOAD_BYTES} bytes`);
     const envelope = await encrypt(header, plaintext, key.recipient);
     const identity = payload[KINDS[payload.kind].identity];
-    return { tenant: header.tid, slot, kind: payload.kind, identity, expires: notAfter, envelope };
+    const digest = toHex(await sha256(envelope));
+    return { tenant: header.tid, slot, kind: payload.kind, identity, expires: notAfter, envelope, digest };
   } finally {
     plaintext.fill(0);
   }
@@ -201,7 +203,7 @@ const PRIVATE_LABELS = ["PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY"];
 async function checkPair({ certificate_pem, private_key_pem }) {
   const certificate = readPem(certificate_pem, ["CERTIFICATE"], "certificate");
   const { notAfter, publicKey, algorithm } = readCertificate(certificate.der);
-  const known = KEY_ALGORITHMS[[...algorithm].map((byte) => byte.toString(16).padStart(2, "0")).join("")];
+  const known = KEY_ALGORITHMS[toHex(algorithm)];
   check(known, "certificate", "one with an RSA key, or an EC key on P-256 or P-384");
   const { label, der } = readPem(private_key_pem, PRIVATE_LABELS, "private key");
   const pkcs8 = label === "PRIVATE KEY" ? der : asPkcs8(algorithm, der);
@@ -308,6 +310,10 @@ function parseJson(value, what, expected) {
 
 async function sha256(value) {
   return new Uint8Array(await crypto.subtle.digest("SHA-256", new TextEncoder().encode(value)));
+}
+
+function toHex(bytes) {
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 function toBase64url(bytes) {

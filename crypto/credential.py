@@ -11,8 +11,9 @@ from typing import Any, NoReturn, TypeAlias, cast
 import msgspec
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from crypto.certificate import spki
 from crypto.secret import Secret
 from domain.errors import EnvelopeRejected, Malformed
 from domain.events import CredentialKind
@@ -129,11 +130,11 @@ def _check_pair(credential: AppCertificate) -> None:
     certificate = _certificate(credential)
     try:
         private: Any = load_pem_private_key(credential.private_key_pem.encode(), None)
-        public = _spki(private.public_key())
+        public = spki(private.public_key())
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise Malformed("private key", "...", "an unencrypted PEM private key") from None
     try:
-        certified = _spki(certificate.public_key())
+        certified = spki(certificate.public_key())
     except (ValueError, UnsupportedAlgorithm):
         raise Malformed("certificate", "...", "a certificate of a kind of key that can sign in") from None
     if public != certified:
@@ -145,8 +146,3 @@ def _certificate(credential: AppCertificate) -> x509.Certificate:
         return x509.load_pem_x509_certificate(credential.certificate_pem.encode())
     except ValueError:
         raise Malformed("certificate", "...", "a PEM certificate") from None
-
-
-def _spki(public: Any) -> bytes:
-    encoded: bytes = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return encoded

@@ -22,6 +22,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from joserfc.jwk import RSAKey
 
+from cli.sealing import SealedCredential, parse_sealed
 from crypto import credential as payloads
 from crypto import envelope
 from crypto.jwe import MAX_ENVELOPE, SIZES
@@ -30,7 +31,7 @@ from crypto.opening import open_secret_store
 from crypto.secret import Secret
 from crypto.stores import SecretStore, credential_name
 from crypto.transit import TransitKey
-from domain.errors import EnvelopeRejected
+from domain.errors import EnvelopeRejected, Unreadable
 from domain.events import (
     AnyEvent,
     CredentialReleased,
@@ -144,6 +145,41 @@ def test_a_credential_is_written_as_the_clients_write_it() -> None:
     credential = msgspec.convert(vector["credential"], payloads.ServiceAccount)
     assert payloads.encode(credential).reveal() == bytes.fromhex(vector["payload"])
     assert credential.password.encode() == bytes.fromhex(vector["password"])
+
+
+# the file that travels
+
+
+SEALED: dict[str, Any] = VECTORS["sealed"]
+SPOILT = {"digest": "cut or changed on the way", "member": "missing required field|Expected `str`|unknown field"}
+"""The file's word for a reason to the words of `Unreadable`."""
+
+
+def parsed(vector: dict[str, Any]) -> SealedCredential:
+    return parse_sealed(json.dumps(vector["file"]), Path("sealed.json"))
+
+
+def test_the_digest_is_the_published_one() -> None:
+    vector = VECTORS["digest"]
+    assert digest_of(vector["text"].encode()) == vector["digest"]
+
+
+@pytest.mark.parametrize("good", SEALED["good"], ids=named)
+def test_a_sealed_credential_of_any_maker_is_read_and_its_envelope_opens(good: dict[str, Any]) -> None:
+    sealed = parsed(good)
+    payload = json.loads(opened({"tenant": sealed.tenant, "slot": sealed.slot, "envelope": sealed.envelope}))
+    assert (payload["kind"], payload["client_id"]) == (sealed.kind, sealed.identity)
+
+
+@pytest.mark.parametrize("bad", SEALED["bad"], ids=named)
+def test_a_sealed_credential_that_was_cut_or_changed_on_the_way_is_not_read(bad: dict[str, Any]) -> None:
+    with pytest.raises(Unreadable, match=SPOILT[bad["why"]]):
+        parsed(bad)
+
+
+def test_the_spoilt_files_cover_every_reason() -> None:
+    assert {bad["why"] for bad in SEALED["bad"]} == set(SPOILT) == set(SEALED["words"])
+    assert {good["made_by"] for good in SEALED["good"]} == {"python", "seal.js"}
 
 
 # opening in Python

@@ -10,13 +10,12 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, pkcs12
 from sealing import CLIENTS, TENANT, certificate, jwks, opened, private_key, vault
 
-from cli.sealing import SealedCredential
+from cli.sealing import SealedCredential, parse_sealed
 from crypto import credential as payloads
 from crypto import envelope, jwe
 from crypto.keyring import MAX_JWKS_BYTES, MIN_KEY_BITS, fingerprint
@@ -145,12 +144,20 @@ def test_kinds_and_slots_are_those_of_python() -> None:
         ("Modulus", "thumbprint", "modulus"),
         ("Thumbprint", "thumbprint", "thumbprint"),
         ("Fingerprint", "thumbprint", "fingerprint"),
+        ("Text", "digest", "text"),
+        ("Digest", "digest", "digest"),
         ("Password", "payload", "password"),
         ("Payload", "payload", "payload"),
     ],
 )
 def test_the_self_test_has_the_vectors_of_the_vector_file(name: str, vector: str, member: str) -> None:
     assert constant(name) == VECTORS[vector][member]
+
+
+def test_the_members_of_a_sealed_credential_are_those_that_python_reads_in_their_order() -> None:
+    written = CODE.split("function Protect-Given", maxsplit=1)[1].split("\n}\n", maxsplit=1)[0]
+    assert tuple(re.findall(r"'[{,]\"(\w+)\":'", written)) == SealedCredential.__struct_fields__
+    assert "Get-TextDigest $envelope" in written
 
 
 # what it does
@@ -185,7 +192,7 @@ def sealed_by_script(directory: Path, *arguments: str, secret: str) -> SealedCre
     key.write_text(jwks())
     named = ("-PublicKey", f"'{key}'", "-Fingerprint", fingerprint(vault().active), "-Tenant", TENANT)
     run(*named, *arguments, "-Secret $given", "-OutFile", f"'{out}'", secret=secret)
-    return msgspec.json.decode(out.read_bytes(), type=SealedCredential)
+    return parse_sealed(out.read_text(), out)
 
 
 @needs_powershell

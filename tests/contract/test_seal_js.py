@@ -37,7 +37,7 @@ from sealing import (
     vault,
 )
 
-from cli.sealing import SealedCredential
+from cli.sealing import SealedCredential, parse_sealed
 from crypto import credential as payloads
 from crypto import envelope
 from crypto.keyring import fingerprint, parse_public, public_jwks, public_of
@@ -78,7 +78,7 @@ def sealed_by(ask: Ask, credential: object, **changed: object) -> SealedCredenti
     """What the module answers, read as `credential put` reads it."""
     answered = ask("seal", request(credential, **changed))
     assert "refused" not in answered, answered
-    return msgspec.json.decode(json.dumps(answered["value"]), type=SealedCredential)
+    return parse_sealed(json.dumps(answered["value"]), Path("sealed.json"))
 
 
 def refused_by(ask: Ask, credential: object, **changed: object) -> str:

@@ -13,11 +13,10 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-import msgspec
 import pytest
 from sealing import CLIENTS, app_certificate, app_secret, in_python, opened, request, service_account, vault
 
-from cli.sealing import SealedCredential
+from cli.sealing import parse_sealed
 from crypto.keyring import fingerprint
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -102,6 +101,6 @@ def test_a_browser_page_seals_what_python_opens(tmp_path: Path) -> None:
     assert "Chrom" in answered["agent"]
     *sealed, other_key, no_key = answered["answers"]
     for one, answer in zip(given_, sealed, strict=True):
-        assert opened(msgspec.json.decode(json.dumps(answer["value"]), type=SealedCredential)) == in_python(one)
+        assert opened(parse_sealed(json.dumps(answer["value"]), Path("sealed.json"))) == in_python(one)
     assert other_key == {"refused": {"name": "Malformed", "what": "vault public key"}}
     assert no_key == {"refused": {"name": "Malformed", "what": "private key"}}

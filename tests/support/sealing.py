@@ -79,18 +79,17 @@ def private_key(kind: str) -> PrivateKey:
 
 
 @cache
-def certificate(kind: str, days: int = 365) -> str:
+def certificate(kind: str, days: int = 365, begin: datetime = datetime(2026, 11, 22, 20, 30, 15, tzinfo=UTC)) -> str:
     key = private_key(kind)
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "Größe " * 8)])
-    now = datetime(2026, 11, 22, 20, 30, 15, tzinfo=UTC)
     made = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now)
-        .not_valid_after(now + timedelta(days=days))
+        .not_valid_before(begin)
+        .not_valid_after(begin + timedelta(days=days))
         .sign(key, None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256())
     )
     return made.public_bytes(Encoding.PEM).decode()
