@@ -98,7 +98,11 @@ def _measured(
 ) -> tuple[list[bool], bool]:
     """Which columns wrap, and whether one line for each row fits `width`."""
     widths = [max(map(cell_len, column)) for column in zip(headings, *cells, strict=True)]
-    wraps = [column in LONG_COLUMNS or wide > WIDEST_WHOLE for column, wide in zip(columns, widths, strict=True)]
+    digests = [any(map(DIGEST.fullmatch, column)) for column in zip(*cells, strict=True)] or [False] * len(columns)
+    wraps = [
+        (column in LONG_COLUMNS or wide > WIDEST_WHOLE) and not digest
+        for column, wide, digest in zip(columns, widths, digests, strict=True)
+    ]
     least = sum(min(wide, NARROWEST) if long else wide for wide, long in zip(widths, wraps, strict=True))
     return wraps, least + 2 * (len(columns) - 1) <= width
 

@@ -10,7 +10,7 @@ import msgspec
 
 from domain.errors import TenantryError
 
-DIVIDED = re.compile(r"(?P<error>.*?)(?:: (?P<why>.*?))?(?:\. (?P<do>.*))?", re.DOTALL)
+DIVIDED = re.compile(r"(?P<error>.*?)(?:: (?P<why>.*?))?(?:\. (?P<do>.+)|\.)?", re.DOTALL)
 """The sentence of an error as it is written in its class: what happened, why, what to do."""
 
 
@@ -34,7 +34,7 @@ class Refusal(NamedTuple):
 
 def refusal_of(error: TenantryError) -> Refusal:
     """What the error says, divided where the sentence of its class is."""
-    divided = DIVIDED.fullmatch(error.sentence.removesuffix("."))
+    divided = DIVIDED.fullmatch(error.sentence)
     parts = divided.groupdict("") if divided else {"error": error.sentence}
     return Refusal(**{name: text.format(*error.args) for name, text in parts.items()})
 

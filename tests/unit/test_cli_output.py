@@ -14,6 +14,9 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from cli.output import cell, json_text, shown
+from cli.refusals import Refusal, refusal_of
+from cli.trail import facts
+from domain.errors import ConnectionLost, Malformed, NotAllowed, PortInUse, TenantryError, Unknown, Unreadable
 
 TENANT = "11111111-2222-3333-4444-555555555555"
 ROWS: list[dict[str, Any]] = [
@@ -72,3 +75,45 @@ def test_brackets_in_collected_text_are_shown_as_they_are() -> None:
 def test_numbers_of_any_size_stay_numbers_in_json() -> None:
     rows = [{"sum": 2**100, "at": datetime(2026, 1, 1, tzinfo=UTC), "name": "Zoë"}]
     assert json.loads(json_text(rows)) == [{"sum": 2**100, "at": "2026-01-01T00:00:00Z", "name": "Zoë"}]
+
+
+DIGEST = "3f" * 32
+THUMBPRINT = "abcdefgh-_" * 4 + "xyz"
+
+
+@pytest.mark.parametrize("digest", [DIGEST, THUMBPRINT])
+def test_a_digest_stays_whole_where_there_is_room_and_is_shortened_where_there_is_none(digest: str) -> None:
+    rows = [{"version": 1, "key": digest, "state": "active", "sealed": 12}]
+    columns = ("version", "key", "state", "sealed")
+    for width, shown in ((150, digest), (len(digest) + 25, digest), (len(digest), f"{digest[:12]}...")):
+        _, line = printed(rows, columns, width).splitlines()
+        assert line.split() == ["1", shown, "active", "12"]
+
+
+def test_a_digest_among_facts_is_shortened() -> None:
+    assert facts({"digest": DIGEST, "vault_key": THUMBPRINT, "tree_size": 3}) == (
+        f"digest={DIGEST[:12]}..., vault_key={THUMBPRINT[:12]}..., tree_size=3"
+    )
+
+
+ERRORS: list[tuple[TenantryError, Refusal]] = [
+    (NotAllowed("collect", "it is late", "Wait."), Refusal("Cannot collect", "it is late", "Wait.")),
+    (Unknown("cloud", "moon", "There are a."), Refusal("There is no cloud 'moon'", "", "There are a.")),
+    (Malformed("port", "0", "1 to 9"), Refusal("'0' is not a port", "expected 1 to 9")),
+    (PortInUse(443), Refusal("Port 443 is in use", "", "Choose another with --port, or 0 for a free one.")),
+    (Unreadable("key", "/a: b. c", "gone", ""), Refusal("Cannot read the key /a: b. c", "gone")),
+    (ConnectionLost("Graph", "{0}"), Refusal("The connection to Graph was lost", "{0}")),
+]
+
+
+@pytest.mark.parametrize(("error", "expected"), ERRORS, ids=lambda one: type(one).__name__)
+def test_a_refusal_says_what_why_and_what_to_do(error: TenantryError, expected: Refusal) -> None:
+    refusal = refusal_of(error)
+    assert refusal == expected
+    assert refusal.line() == " ".join(str(error).split())
+    assert refusal.object(2) == {
+        "error": expected.error,
+        "why": expected.why or None,
+        "do": expected.do or None,
+        "exit": 2,
+    }
