@@ -32,7 +32,13 @@ LISTED = ("tenant", "slot", "kind", "identity", "state", "expires", "days_left",
 
 TenantArgument = Annotated[str, typer.Argument(metavar="TENANT", help="Directory id (GUID).")]
 Kind = Annotated[
-    str, typer.Option(metavar="KIND", help="app-certificate, app-secret or service-account.", show_default=False)
+    str,
+    typer.Option(
+        metavar="KIND",
+        help="app-certificate (with --client-id and --certificate), app-secret (with --client-id) or service-account "
+        "(with --username; --client-id if it signs in through an application of its own).",
+        show_default=False,
+    ),
 ]
 ClientId = Annotated[
     str, typer.Option(metavar="GUID", help="Application (client) id; for a service account a public client.")
@@ -106,7 +112,8 @@ def set_(
 ) -> None:
     """Seal a credential here and store it. The secret comes from a prompt, or standard input when that is no terminal.
 
-    One that takes the place of another has to sign in first, or the former one stays.
+    One that takes the place of another has to sign in first, or the former one stays. Exit code 3 when something of the
+    plan cannot be read with it.
 
     Example: `tenantry credential set TENANT --kind service-account --username reader@contoso.com`
 
@@ -124,6 +131,8 @@ def put(
     no_verify: NoVerify = False,
 ) -> None:
     """Store a credential that was sealed elsewhere. One that takes the place of another has to sign in first.
+
+    Exit code 3 when something of the plan cannot be read with it.
 
     Example: `tenantry credential put sealed.json`
     """
@@ -202,8 +211,9 @@ def _store(session: Session, state: State, sealed: SealedCredential, *, verify: 
     one, result = done.credential, done.verification
     if session.json:
         facts = {name: getattr(one, name) for name in ("tenant", "slot", "kind", "identity", "expires", "state")}
-        session.print_json({**facts, "verified": result is not None})
-    session.say(f"Stored the {one.kind} of {one.identity} for {one.tenant}, sealed to {one.vault_key}.")
+        session.print_json({**facts, "verified": result is not None, "changed": done.changed})
+    said = "Stored the" if done.changed else "Nothing to change: this is the stored"
+    session.say(f"{said} {one.kind} of {one.identity} for {one.tenant}, sealed to {one.vault_key}.")
     if result is None:
         return
     session.say(f"It signs in to {few([one.resource for one in result.resources if one.outcome == 'verified'])}.")

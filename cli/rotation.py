@@ -35,10 +35,12 @@ class NotKept(PermanentError):
 
 @dataclass(frozen=True)
 class Stored:
-    """`verification`: what the new one was found to be good for, None when it was not tried."""
+    """`verification`: what the new one was found to be good for, None when it was not tried. `changed`: it was not the
+    one that is stored already."""
 
     credential: Credential
     verification: Verification | None = None
+    changed: bool = True
 
 
 def stored(state: State, sealed: SealedCredential, *, verify: bool) -> Stored:
@@ -47,10 +49,14 @@ def stored(state: State, sealed: SealedCredential, *, verify: bool) -> Stored:
     tenant = state.tenant(sealed.tenant)
     former = held_credential(state, sealed.tenant, sealed.slot).state
     if not verify or former is None or former.state == "revoked" or not _can_be_tried(tenant, sealed):
-        return Stored(store_sealed(state, sealed))
+        return Stored(store_sealed(state, sealed), changed=not _is_stored(former, sealed.digest))
     event = recordable(state, sealed)
     with turn(state, COMMAND):
         return _exchanged(state, tenant, sealed, event)
+
+
+def _is_stored(former: Credential | None, digest: str) -> bool:
+    return former is not None and former.state != "revoked" and former.digest == digest
 
 
 def _can_be_tried(tenant: Tenant, sealed: SealedCredential) -> bool:
@@ -60,8 +66,8 @@ def _can_be_tried(tenant: Tenant, sealed: SealedCredential) -> bool:
 
 def _exchanged(state: State, tenant: Tenant, sealed: SealedCredential, event: CredentialSealed) -> Stored:
     former = held_credential(state, sealed.tenant, sealed.slot).state
-    if former is not None and former.digest == event.digest:
-        return Stored(store_sealed(state, sealed))
+    if _is_stored(former, event.digest):
+        return Stored(store_sealed(state, sealed), changed=False)
     try:
         with keeping(state, sealed.tenant, sealed.slot, event.digest, tried=True) as kept:
             placed(state, sealed, event)

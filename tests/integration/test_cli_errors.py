@@ -238,6 +238,18 @@ def test_a_first_credential_that_cannot_be_recorded_is_not_stored(desk: Desk) ->
     assert desk.opened().secrets.names("credential-") == []
 
 
+@pytest.mark.parametrize("option", [[], ["--no-verify"]], ids=["tried", "unseen"])
+def test_the_credential_that_is_stored_already_is_not_said_to_be_stored(desk: Desk, option: list[str]) -> None:
+    file = str(desk.seal("first.json"))
+    assert desk.type("credential", "put", file).out.startswith("Stored the app-secret")
+    before = desk.opened().store.last_position()
+    said = desk.type("credential", "put", file, *option)
+    assert (said.code, said.err) == (0, "")
+    assert said.out.startswith("Nothing to change: this is the stored app-secret")
+    assert json.loads(desk.type("credential", "put", file, "--json", *option).out)["changed"] is False
+    assert desk.opened().store.last_position() == before
+
+
 def test_credentials_are_listed_from_events_alone(desk: Desk) -> None:
     assert desk.type("credential", "put", str(desk.seal("first.json"))).code == 0
     for file in (desk.state / "secrets").glob("credential-*"):
