@@ -13,7 +13,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.hazmat.primitives.serialization.pkcs12 import PKCS12KeyAndCertificates, load_pkcs12
 
-from domain.errors import Malformed
+from domain.errors import Malformed, UsageError
 
 WANTED = "PEM with a CERTIFICATE and an unencrypted PRIVATE KEY block, or a PFX file"
 _PEM = b"-----BEGIN "
@@ -21,8 +21,10 @@ _DER_SEQUENCE = b"\x30"
 _WRONG_PASSWORD = "Invalid password"  # noqa: S105 - how the cryptography package begins to say so
 
 
-class WrongPassword(Malformed):
-    """(what, value, expected)"""
+class WrongPassword(UsageError):
+    """(what is needed)"""
+
+    sentence = "The password does not open the PFX file: expected {0}."
 
 
 class Pair(NamedTuple):
@@ -72,12 +74,12 @@ def _opened(content: bytes, password: str) -> PKCS12KeyAndCertificates:
     try:
         return load_pkcs12(content, password.encode())
     except UnicodeEncodeError:
-        raise WrongPassword("password of the PFX file", "...", "text that can be written as UTF-8") from None
+        raise WrongPassword("text that can be written as UTF-8") from None
     except UnsupportedAlgorithm:
         raise Malformed("certificate", "that PFX file", "one whose encryption is known here: export it anew") from None
     except ValueError as error:
         if str(error).startswith(_WRONG_PASSWORD):
-            raise WrongPassword("password of the PFX file", "...", "the one that it was exported with") from None
+            raise WrongPassword("the one that it was exported with") from None
         raise Malformed("certificate", "that file", WANTED) from None
 
 
