@@ -19,12 +19,10 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-sys.path.append(sys.path.pop(0))  # behind the packages that files here share their names with
-
 import msgspec
 
 from bench.measured import machine
-from bench.vault import Estate, rotated
+from bench.releases import Estate, rotated
 from simulator.credentials import register_secret_app
 from simulator.population import populate
 from simulator.server import Simulator

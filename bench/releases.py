@@ -1,6 +1,6 @@
 """Releases a second through the vault actor, beside the bare cost of one; and how fast a new vault key takes over.
 
-    python bench/vault.py [--releases N] [--credentials N] [--rounds N] [--json]
+    python bench/releases.py [--releases N] [--credentials N] [--rounds N] [--json]
 
 A release is what a tenant actor asks for: a call of the vault actor, a request on the keyholder's Unix socket, the
 checks on run, tenant and credential, `CredentialReleased` appended and synced, the envelope read and opened, the
@@ -27,8 +27,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
-
-sys.path.append(sys.path.pop(0))  # behind the package that this file shares its name with
 
 import msgspec
 
