@@ -17,6 +17,8 @@ from domain.errors import Malformed, Unreadable
 
 KINDS = ("app-certificate", "app-secret", "service-account")
 STANDARD_INPUT = 0
+INPUT = "from standard input"
+GIVE = "Pipe it in, name another descriptor with --password-fd, or run at a terminal to be asked."
 _STANDARD = 2
 """Descriptors up to this one are everybody's."""
 
@@ -85,26 +87,29 @@ def _piped_certificate(password_fd: int | None) -> bytes:
         raise Malformed("certificate", "nothing", "--certificate FILE: standard input has its password")
     if _at_terminal():
         raise Malformed("certificate", "nothing", "--certificate FILE, or PEM on standard input")
-    return _piped("certificate")
+    content = _piped("certificate")
+    if not content.strip():
+        raise Unreadable("certificate", INPUT, "nothing came", "Give --certificate FILE, or PEM on standard input.")
+    return content
 
 
 def _secret(prompt: str, descriptor: int | None) -> str:
     """From the descriptor, else from a prompt without echo, else from standard input up to its end."""
     what = prompt.lower()
     if descriptor is not None and descriptor != STANDARD_INPUT:
-        where, content = f"on file descriptor {descriptor}", _read(descriptor, what)
+        where, content = f"from file descriptor {descriptor}", _read(descriptor, what)
     elif _at_terminal():
         if descriptor == STANDARD_INPUT:
-            raise Unreadable(what, "from standard input", "it is a terminal", "Leave --password-fd out to be asked.")
-        where, content = "at the prompt", getpass.getpass(f"{prompt}: ").encode(errors="surrogateescape")
+            raise Unreadable(what, INPUT, "it is a terminal", "Leave --password-fd out to be asked.")
+        where, content = "from the prompt", getpass.getpass(f"{prompt}: ").encode(errors="surrogateescape")
     else:
-        where, content = "on standard input or at the prompt", _piped(what)
+        where, content = INPUT, _piped(what)
     try:
         text = content.decode().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError:
         raise Malformed(what, "...", f"UTF-8 text {where}") from None
     if not text:
-        raise Malformed(what, "nothing", f"it {where}")
+        raise Unreadable(what, where, "nothing came", GIVE)
     return text
 
 
@@ -114,7 +119,7 @@ def _at_terminal() -> bool:
 
 def _piped(what: str) -> bytes:
     if sys.stdin is None:
-        raise Unreadable(what, "from standard input", "it is closed", "Give it, or name another with --password-fd.")
+        raise Unreadable(what, INPUT, "it is closed", "Give it, or name another with --password-fd.")
     return _bounded(what, sys.stdin.buffer.read(MAX_TEXT + 1))
 
 

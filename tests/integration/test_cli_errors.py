@@ -139,8 +139,8 @@ def test_collecting_everything_needs_a_tenant(desk: Desk) -> None:
 
 
 SECRETS: dict[str, tuple[bytes, str]] = {
-    "nothing": (b"", "'nothing' is not a client secret"),
-    "an empty line": (b"\n", "'nothing' is not a client secret"),
+    "nothing": (b"", "Cannot read the client secret from standard input: nothing came. Pipe it in,"),
+    "an empty line": (b"\n", "from standard input: nothing came"),
     "too long": (b"x" * 1025, "1 to 1024 characters"),
     "far too long": (b"x" * 200_000, "at most 64 KiB"),
     "not text": (b"\xff\xfe", "UTF-8"),
@@ -158,6 +158,7 @@ def test_a_secret_is_refused_that_is(case: str, desk: Desk) -> None:
 
 def test_a_certificate_needs_its_key(desk: Desk) -> None:
     words = ["credential", "set", CONTOSO, "--kind", "app-certificate", "--client-id", CLIENT]
+    assert "nothing came. Give --certificate" in desk.refused(2, *words)
     alone = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
     assert "PRIVATE KEY" in desk.refused(2, *words, stdin=alone)
     assert "PEM certificate" in desk.refused(

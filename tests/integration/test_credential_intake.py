@@ -149,12 +149,12 @@ UNUSABLE: dict[str, tuple[Callable[[Desk], str], str]] = {
     "for writing": (for_writing, "Bad file descriptor"),
     "a terminal": (terminal, "it is a terminal. Leave --password-fd out"),
     "larger than any": (lambda _: str(1 << 70), "there is none of that number"),
-    "at its end": (lambda desk: desk.handed(b""), "'nothing' is not a client secret: expected it on file descriptor"),
-    "an empty line": (lambda desk: desk.handed(b"\n"), "'nothing' is not a client secret"),
+    "at its end": (lambda desk: desk.handed(b""), "Cannot read the client secret from file descriptor"),
+    "an empty line": (lambda desk: desk.handed(b"\n"), "nothing came"),
     "two lines": (lambda desk: desk.handed(b"one\ntwo\n"), "without control characters"),
     "two newlines": (lambda desk: desk.handed(b"one\n\n"), "without control characters"),
     "too much": (lambda desk: desk.handed(b"x" * 70_000), "at most 64 KiB"),
-    "no text": (lambda desk: desk.handed(b"\xff\xfe"), "UTF-8 text on file descriptor"),
+    "no text": (lambda desk: desk.handed(b"\xff\xfe"), "UTF-8 text from file descriptor"),
 }
 
 
