@@ -6,9 +6,9 @@ them.
 2. Each event is compared with the leaf that the ledger recorded of it; what differs is named.
 3. Events that no checkpoint covers yet are opened, when the event key is given: only its holder can have made them.
 
-What cannot be seen without a witness: that the end was cut off both files, with the checkpoints over it and the highest
-position that SQLite remembers; that whoever holds the event key has rewritten events that no checkpoint covers, or
-that he has cut off; that whoever holds the ledger key too has rewritten anything.
+What cannot be seen without a witness: that the end was cut off the events and off the ledger's record, with the
+checkpoints over it; and that whoever holds the event key has written another end, or everything, in its place.
+With the ledger key he need not even cut off the checkpoints. A witness proves the events below it, and no later ones.
 """
 
 from __future__ import annotations

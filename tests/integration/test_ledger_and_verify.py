@@ -228,6 +228,19 @@ def test_a_tail_cut_everywhere_is_seen_by_a_witness_only(place: Place) -> None:
     assert place.verify(witnesses=(place.witness,)).problems == (Problem(0, "checkpoint", LEDGER, 0),)
 
 
+def test_an_end_that_was_cut_off_and_written_anew_with_the_event_key_is_seen_by_a_witness_only(place: Place) -> None:
+    place.sql("DELETE FROM stored_events WHERE rowid>20", "UPDATE sqlite_sequence SET seq=20")
+    place.record.unlink()
+    with place.open() as store:
+        for n in range(21, 31):
+            append(store, f"collection:tenant-{n % 3}:entra.users", batch(100 + n))
+        ledger = Ledger(store, place.record, KEY, "tenantry.test/ledger")
+        sign(ledger)
+        ledger.close()
+    assert place.verify() == Verification(True, 31, 2, (), 0)
+    assert place.verify(witnesses=(place.witness,)).problems == (Problem(0, "checkpoint", LEDGER, 0),)
+
+
 def test_an_event_rewritten_with_both_records_and_the_event_key_breaks_the_checkpoint(place: Place) -> None:
     with place.open() as store:
         (stored,) = store.stored(16, 1)
