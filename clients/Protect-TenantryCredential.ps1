@@ -5,9 +5,9 @@ Seals a credential to a vault's public key, before it leaves this machine.
 
 .DESCRIPTION
 Makes what "tenantry credential put" reads: a JSON object with the tenant, the slot, the kind, the identity, the expiry,
-the envelope, and the SHA-256 digest of the envelope, which tells what was cut or changed on the way. The envelope is a compact JWE (RFC 7516) with RSA-OAEP-256, and with A256GCM or, where the platform
-has no AES-GCM (Windows PowerShell 5.1), with A256CBC-HS512. Its protected header names the tenant, the slot and the
-key. Nothing is sent anywhere.
+the envelope, and the SHA-256 digest of the envelope, which tells what was cut or changed on the way. The envelope is a
+compact JWE (RFC 7516) with RSA-OAEP-256, and with A256GCM or, where the platform has no AES-GCM (Windows PowerShell
+5.1), with A256CBC-HS512. Its protected header names the tenant, the slot and the key. Nothing is sent anywhere.
 
 One file, no module to install. Windows PowerShell 5.1 needs .NET Framework 4.6 or later.
 
