@@ -35,7 +35,10 @@ def init(session: Session) -> None:
 
 
 def config_show(session: Session) -> None:
-    """Show the effective settings and where each came from; passwords in URLs are withheld."""
+    """Show the effective settings and where each came from; passwords in URLs are withheld.
+
+    Example: `tenantry config show --config /etc/tenantry.toml`
+    """
     values = msgspec.to_builtins(session.settings)
     clouds = values.pop("clouds")
     origins = session.effective.origins

@@ -161,7 +161,10 @@ def verify(
 
 
 def list_(session: Session) -> None:
-    """List the credentials of all tenants: kind, identity, standing, expiry and days left."""
+    """List the credentials of all tenants: kind, identity, standing, expiry and days left.
+
+    Example: `tenantry credential list --json`
+    """
     rows = [credential_object(one) for one in known(opened(session))]
     session.show(rows, LISTED, "No credentials. Set one with `tenantry credential set`.")
 
@@ -183,7 +186,10 @@ def expiring(
 
 
 def history(session: Session, tenant: TenantArgument, slot_: SlotOption = ENTRA) -> None:
-    """Show everything that happened to a credential: set, used, rejected, rotated, revoked."""
+    """Show everything that happened to a credential: set, used, rejected, rotated, revoked.
+
+    Example: `tenantry credential history TENANT --slot exchange-server`
+    """
     state = opened(session)
     known = state.tenant(tenant)
     stream = credential_stream(known.id, slot(slot_))
@@ -191,7 +197,10 @@ def history(session: Session, tenant: TenantArgument, slot_: SlotOption = ENTRA)
 
 
 def revoke(session: Session, tenant: TenantArgument, reason: Reason, slot_: SlotOption = ENTRA) -> None:
-    """Revoke a credential: it is not released any more, and its envelope is deleted."""
+    """Revoke a credential: it is not released any more, and its envelope is deleted.
+
+    Example: `tenantry credential revoke TENANT --reason "the account was deleted"`
+    """
     state = opened(session)
     known = state.tenant(tenant)
     held = held_credential(state, known.id, slot(slot_))

@@ -67,6 +67,8 @@ def demo(
 
     Works in .tenantry-demo/, which the other commands can go on using: `tenantry --help`. Exit code 1 when what was
     collected is not what there is, or the log does not verify.
+
+    Example: `tenantry demo --tenants 10 --users 2000`
     """
     begun = time.monotonic()
     directory = fresh_directory(session.effective)

@@ -49,7 +49,10 @@ def list_(
 
 
 def show(session: Session, run: RunArgument) -> None:
-    """Show one run with the outcome of each dataset. Exit code 3 when something is missing."""
+    """Show one run with the outcome of each dataset. Exit code 3 when something is missing.
+
+    Example: `tenantry run show 20261122T203000-0a1b2c3d`
+    """
     checked = run_id(run)
     with views(opened(session)) as current:
         row = current.runs.row(checked)
@@ -71,7 +74,10 @@ def cancel(
     run: RunArgument,
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why.")] = "cancelled by the operator",
 ) -> None:
-    """Cancel a run; what it recorded so far stays."""
+    """Cancel a run; what it recorded so far stays.
+
+    Example: `tenantry run cancel 20261122T203000-0a1b2c3d --reason "wrong tenant"`
+    """
     state = opened(session)
     held: Held[Run | None, RunEvent] = state.held(run_stream(run_id(run)), domain_runs.evolve, None)
     if held.state is None:

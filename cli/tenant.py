@@ -63,7 +63,10 @@ def register(state: State, registered: TenantRegistered) -> None:
 
 
 def list_(session: Session) -> None:
-    """List the tenants: what was collected last, what is stale and why."""
+    """List the tenants: what was collected last, what is stale and why.
+
+    Example: `tenantry tenant list --json`
+    """
     rows = [{**row, "rows_of_last_run": row["rows"]} for row in fleet(opened(session))]
     session.show(
         rows,
@@ -73,7 +76,10 @@ def list_(session: Session) -> None:
 
 
 def show(session: Session, tenant: TenantArgument) -> None:
-    """Show one tenant: its registration, plan and datasets."""
+    """Show one tenant: its registration, plan and datasets.
+
+    Example: `tenantry tenant show TENANT`
+    """
     state = opened(session)
     known = state.tenant(tenant)
     row = next((row for row in fleet(state) if row["tenant"] == known.id), {})
@@ -121,12 +127,18 @@ def suspend(
     tenant: TenantArgument,
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, for the record.")],
 ) -> None:
-    """Stop collecting a tenant until it is resumed."""
+    """Stop collecting a tenant until it is resumed.
+
+    Example: `tenantry tenant suspend TENANT --reason "contract under review"`
+    """
     _decide(session, tenant, "Suspended", lambda known: tenants.suspend(known, reason))
 
 
 def resume(session: Session, tenant: TenantArgument) -> None:
-    """Collect a suspended tenant again."""
+    """Collect a suspended tenant again.
+
+    Example: `tenantry tenant resume TENANT`
+    """
     _decide(session, tenant, "Resumed", tenants.resume)
 
 

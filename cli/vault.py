@@ -33,7 +33,10 @@ class Outcome(NamedTuple):
 
 
 def keys(session: Session) -> None:
-    """List the vault's key versions, and how much of what is stored is sealed to each."""
+    """List the vault's key versions, and how much of what is stored is sealed to each.
+
+    Example: `tenantry vault keys --json`
+    """
     state = opened(session)
     created = {one.event.key: one.at for one in state.store.read(VAULT_KEYS) if isinstance(one.event, VaultKeyCreated)}
     rows = [{**plain(one), "created": created.get(one.key)} for one in state.keyholder.vault_keys(count=True)]
@@ -113,7 +116,10 @@ def resealing(session: Session, state: State) -> Outcome:
 
 
 def retire(session: Session, key: KeyArgument) -> None:
-    """Record that nothing is sealed to a former key any more; refused while anything is. It still opens backups."""
+    """Record that nothing is sealed to a former key any more; refused while anything is. It still opens backups.
+
+    Example: `tenantry vault retire KEY`
+    """
     state = opened(session)
     state.keyholder.retire_vault_key(checked_thumbprint(key), operator(), "vault retire")
     _ended(session, key, "retired")
@@ -125,7 +131,10 @@ def destroy(
     key: KeyArgument,
     yes: Annotated[bool, flag("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Destroy a retired key: what is still sealed to it, in a backup perhaps, never opens again. Not undoable."""
+    """Destroy a retired key: what is still sealed to it, in a backup perhaps, never opens again. Not undoable.
+
+    Example: `tenantry vault destroy KEY`
+    """
     state = opened(session)
     checked_thumbprint(key)
     if not yes and not typer.confirm(f"Destroy vault key {key} for ever?", default=False):

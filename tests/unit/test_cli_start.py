@@ -33,6 +33,7 @@ def test_every_command_explains_itself(line: tuple[str, ...], capsys: pytest.Cap
     assert f"Usage: tenantry {' '.join(line)}" in text
     assert "<bool>" not in text
     if len(line) == 2 or line[0] in COMMANDS:
+        assert f"Example: tenantry {' '.join(line)}" in " ".join(text.split())
         default = STATES.get(" ".join(line), ".tenantry")
         assert ("--state" in text) == ("--config" in text) == (default is not None)
         assert default is None or f"[default: {default}]" in " ".join(text.replace("│", " ").split())
