@@ -85,9 +85,9 @@ THUMBPRINT = "abcdefgh-_" * 4 + "xyz"
 def test_a_digest_stays_whole_where_there_is_room_and_is_shortened_where_there_is_none(digest: str) -> None:
     rows = [{"version": 1, "key": digest, "state": "active", "sealed": 12}]
     columns = ("version", "key", "state", "sealed")
-    for width, shown in ((150, digest), (len(digest) + 25, digest), (len(digest), f"{digest[:12]}...")):
+    for width, key in ((150, digest), (len(digest) + 25, digest), (len(digest), f"{digest[:12]}...")):
         _, line = printed(rows, columns, width).splitlines()
-        assert line.split() == ["1", shown, "active", "12"]
+        assert line.split() == ["1", key, "active", "12"]
 
 
 def test_a_digest_among_facts_is_shortened() -> None:
