@@ -216,3 +216,31 @@ def test_a_throttled_request_succeeds_when_it_is_repeated(simulator: Simulator, 
     assert client.get_secret(name).value == "one"
     statuses = [status for _, route, path, status in simulator.world.requests if name in path and "get" in route]
     assert statuses == [429, 429, 200]
+
+
+def test_a_grant_may_name_one_secret(connect: Connect) -> None:
+    client, name, other = connect(), new_name(), new_name()
+    for each in (name, other):
+        client.set_secret(each, "one")
+    writer = connect(allowed={"*": {"set"}, name: "Key Vault Secrets User"})
+    assert writer.get_secret(name).value == "one"
+    writer.set_secret(other, "two")
+    with pytest.raises(HttpResponseError) as caught:
+        writer.get_secret(other)
+    assert caught.value.status_code == 403
+
+
+def test_purge_protection_keeps_a_deleted_secret_until_its_date(connect: Connect, home: Tenant) -> None:
+    home.settings |= {"key_vault_purge_protection": True, "key_vault_retention_days": 7}
+    client, name = connect(), new_name()
+    client.set_secret(name, "one")
+    poller = client.begin_delete_secret(name, _polling_interval=SOON)
+    poller.wait()
+    deleted = client.get_deleted_secret(name)
+    assert deleted.properties.recovery_level == "CustomizedRecoverable"
+    assert deleted.scheduled_purge_date is not None
+    assert deleted.deleted_date is not None
+    assert deleted.scheduled_purge_date - deleted.deleted_date == timedelta(days=7)
+    with pytest.raises(HttpResponseError, match="purge protection is enabled") as caught:
+        client.purge_deleted_secret(name)
+    assert caught.value.status_code == 403

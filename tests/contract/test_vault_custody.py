@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import pytest
 from azure.core.credentials import AccessTokenInfo
+from azure.keyvault.keys import KeyClient
 
 from crypto import envelope
 from crypto.keyring import Keyring, LocalKey, VaultPublicKey
@@ -212,7 +213,55 @@ def test_a_destruction_that_was_cut_off_after_disabling_is_finished(m365: Simula
         assert not [route for _, route, _, _ in m365.world.requests if "delete" in route]
 
 
+@pytest.mark.parametrize("sku", ["premium", "standard"])
+def test_a_key_is_made_in_the_hsm_of_a_vault_that_has_one(m365: Simulator, sku: str) -> None:
+    home, url = next(iter(m365.world.tenants.values())), f"{m365.url}/keys/{_prefix()}"
+    home.settings["key_vault_sku"] = sku
+    with KeyVaultKeyCustody(url, identity(m365), ca_bundle=str(m365.ca_file), hardware=True) as custody:
+        if sku == "standard":
+            with pytest.raises(NotAllowed, match=r"Hardware key operation.*premium SKU, or set \[vault\] key_type"):
+                custody.create()
+            return
+        key, payload = custody.create(), Secret(secrets.token_bytes(64))
+        assert opened(custody, key, sealed(key, payload)) == payload
+        assert [one.key_type for one in _made(m365, url)] == ["RSA-HSM"]
+
+
+def _made(m365: Simulator, url: str) -> list[Any]:
+    trusted: dict[str, Any] = {"verify_challenge_resource": False, "connection_verify": str(m365.ca_file)}
+    with KeyClient(m365.url, identity(m365), **trusted) as client:
+        prefix = url.rpartition("/")[2]
+        names = [one.name for one in client.list_properties_of_keys() if one.name and one.name.startswith(prefix)]
+        return [client.get_key(name) for name in names]
+
+
+def test_who_may_not_make_a_key_in_the_hsm_is_told_what_to_grant(m365: Simulator) -> None:
+    who = identity(m365, "keys.get", "keys.list")
+    with (
+        KeyVaultKeyCustody(f"{m365.url}/keys/{_prefix()}", who, ca_bundle=str(m365.ca_file), hardware=True) as custody,
+        pytest.raises(NotAllowed, match="Grant it"),
+    ):
+        custody.create()
+
+
 # which one
+
+
+@pytest.mark.parametrize(
+    ("custody", "key_type"), [("file", "RSA-HSM"), ("https://x.vault.azure.net/keys/tenantry", "EC")]
+)
+def test_a_key_type_that_the_custody_has_not_is_malformed(tmp_path: Path, custody: str, key_type: str) -> None:
+    settings = Settings(
+        state=str(tmp_path),
+        eventstore="memory:",
+        secrets="file:///x",
+        batches="file:///x",
+        clouds={},
+        custody=custody,
+        key_type=key_type,
+    )
+    with pytest.raises(Malformed, match="key type"):
+        open_custody(settings).current()
 
 
 @pytest.mark.parametrize(
