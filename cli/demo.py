@@ -97,8 +97,7 @@ def demo(
         session.say(f"{result.events} events, {result.checkpoints} checkpoints: {mark}", style)
         stop_keyholder(settings)
         if serve:
-            session.say("The simulator serves on. Ctrl-C stops it.")
-            simulator.wait()
+            simulator.wait(lambda: session.say("The simulator serves on. Ctrl-C stops it."))
     further(session, directory, enrolled[0], time.monotonic() - begun)
     if session.json:
         session.print_json(

@@ -34,11 +34,8 @@ def simulate(
     """
     arguments = [f"--{name}={value}" for name, value in (("tenants", tenants), ("users", users), ("seed", seed))]
     with SimulatorProcess(directory.absolute(), arguments, port) as simulator:
-        if session.json:
-            session.print_json(simulator.started)
-        else:
-            introduce(session, simulator.started)
-        simulator.wait()
+        started = simulator.started
+        simulator.wait(lambda: session.print_json(started) if session.json else introduce(session, started))
 
 
 def introduce(session: Session, started: Started) -> None:

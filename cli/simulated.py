@@ -6,7 +6,7 @@ import contextlib
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -108,7 +108,8 @@ class SimulatorProcess:
         """Options of the simulated tenant, as `simulator` documents them."""
         self._client.patch(f"/_simulator/tenants/{tenant}", json={"settings": settings}).raise_for_status()
 
-    def wait(self) -> None:
-        """Until the simulator ends, or Ctrl-C."""
+    def wait(self, announce: Callable[[], None]) -> None:
+        """Until the simulator ends, or Ctrl-C, which may come as soon as `announce` has begun to say so."""
         with contextlib.suppress(KeyboardInterrupt):
+            announce()
             self._process.wait()
