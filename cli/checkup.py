@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
+from uuid import uuid4
 
 import msgspec
 
@@ -17,13 +18,19 @@ from cli.turn import check_authorities
 from cli.views import tenants as registered
 from collectors.aadsts import CODES, code_of
 from collectors.catalog import load_catalog
+from crypto.stores import SecretStore
 from domain.errors import NotAllowed, TransientError
 from domain.settings import Cloud, Settings
 from domain.tenant import Tenant
 
 Outcome = Literal["ok", "warning", "failed", "skipped"]
 
-PROBE = "doctor-probe"
+PROBE, PROBED, PROBE_TAGS = "doctor-probe", b"written by tenantry doctor", {"kind": "probe"}
+CAN_READ = "THIS IDENTITY CAN READ every sealed credential and data key, and should only be able to set them"
+READS_LESS = (
+    "Take its role on the vault away: grant secrets/setSecret/action alone, and Key Vault Secrets User on the secrets "
+    "event-key and ledger-key (docs/sealing.md). Only the keyholder's identity reads."
+)
 FEWEST_BYTES = 200 << 20
 LOOSE = 0o077
 
@@ -110,9 +117,10 @@ def keyholder(patient: Patient) -> Iterator[Finding]:
 
 def secret_store(patient: Patient) -> Iterator[Finding]:
     """Writes, reads and deletes a value of its own. In a Key Vault reading should be refused to whoever sets
-    credentials; where the secrets are files, whoever writes them reads them."""
+    credentials; where the secrets are files, whoever writes them reads them. What could not be purged afterwards is
+    not deleted: its name would be taken."""
     store, remote = patient.state.secrets, patient.settings.secrets.startswith("https:")
-    store.put(PROBE, b"written by tenantry doctor", {"kind": "probe"})
+    store.put(PROBE, PROBED, PROBE_TAGS)
     yield Finding(step="secret store", subject="write", outcome="ok", detail=patient.settings.secrets)
     try:
         store.get(PROBE)
@@ -125,19 +133,29 @@ def secret_store(patient: Patient) -> Iterator[Finding]:
             step="secret store",
             subject="read",
             outcome="warning" if remote else "ok",
-            detail="this identity can read every sealed credential" if remote else "the owner of the files",
-            remedy="Grant it `set` alone, with `get` for event-key and ledger-key." if remote else "",
+            detail=CAN_READ if remote else "the owner of the files",
+            remedy=READS_LESS if remote else "",
         )
+    yield from _deletion(store)
+
+
+def _deletion(store: SecretStore) -> Iterator[Finding]:
+    """Tried on a name that never was, then on one that nobody needs again."""
+    name = f"{PROBE}-{uuid4().hex}"
     try:
+        store.delete(name)
+    except NotAllowed:
+        detail = "refused to this identity: revoke and offboard with one that may `delete` and `purge`"
+        yield Finding(step="secret store", subject="delete", outcome="ok", detail=detail)
+        return
+    store.put(name, PROBED, PROBE_TAGS)
+    kept = store.delete(name)
+    if kept is None:
         store.delete(PROBE)
-    except NotAllowed as refusal:
-        yield Finding(
-            step="secret store",
-            subject="delete",
-            outcome="warning",
-            detail=str(refusal),
-            remedy="Revoking and offboarding need `delete` (and `purge`).",
-        )
+    else:
+        detail = "what it deletes can be recovered until the vault's retention ends: it is not purged"
+        remedy = "" if kept.why == "purge-protected" else "Grant `purge` to who revokes and offboards."
+        yield Finding(step="secret store", subject="delete", outcome="warning", detail=detail, remedy=remedy)
 
 
 def event_store(patient: Patient) -> Iterator[Finding]:

@@ -14,6 +14,7 @@ from cli.files import read_text, write_atomically
 from cli.forecast import credential_object, known
 from cli.forecast import expiring as expire_within
 from cli.intake import read_credential
+from cli.offboarding import told
 from cli.replacement import forget
 from cli.rotation import stored
 from cli.sealing import SealedCredential, held_credential, make, parse_sealed, store_sealed
@@ -207,11 +208,13 @@ def revoke(session: Session, tenant: TenantArgument, reason: Reason, slot_: Slot
     if held.state is None:
         raise NotAllowed("revoke the credential", "there is none", "See `tenantry credential list`.")
     changed = state.decide(held, lambda found: credentials.revoke(found, reason) if found else [], "credential revoke")
-    state.secrets.delete(credential_name(known.id, slot(slot_)))
+    kept = state.secrets.delete(credential_name(known.id, slot(slot_)))
     forget(state, known.id, slot(slot_))
     if session.json:
         session.print_json({"tenant": known.id, "slot": slot_, "state": held.state.state})
     session.say(f"{'Revoked' if changed else 'Revoked before:'} the {slot_} credential of {known.name}.")
+    if kept:
+        session.say(told(kept), "yellow")
 
 
 def _store(session: Session, state: State, sealed: SealedCredential, *, verify: bool) -> None:

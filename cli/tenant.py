@@ -10,6 +10,7 @@ import typer
 
 from cli.command import INCOMPLETE, Session, flag, now, operator
 from cli.offboarding import offboard as offboarded
+from cli.offboarding import told
 from cli.state import State, opened
 from cli.views import fleet
 from collectors.catalog import load_catalog
@@ -148,20 +149,29 @@ def offboard(
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, for the record.")],
     yes: Annotated[bool, flag("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Destroy the tenant's data key and credentials: what was collected cannot be read any more. Not undoable."""
+    """Destroy the tenant's data key and credentials: what was collected cannot be read any more. Not undoable.
+
+    Exit code 3 when the secret store keeps something that it was told to delete, a Key Vault with purge protection for
+    example: it says what and until when, and so does the record. Done again, it purges what may be purged by then.
+
+    Example: `tenantry tenant offboard TENANT --reason "contract ended"`
+    """
     state = opened(session)
     known = state.tenant(tenant)
     if not yes and not typer.confirm(f"Destroy everything collected from {known.name} for ever?", default=False):
         raise NotAllowed("offboard the tenant", "it was not confirmed", "Answer y, or give --yes.")
     done = offboarded(state, known, reason)
+    known = state.tenant(tenant)
     if session.json:
-        session.print_json({**msgspec.to_builtins(state.tenant(tenant)), **done._asdict()})
+        session.print_json({**msgspec.to_builtins(known), **done._asdict()})
     session.say(f"Offboarded {known.name} ({known.id}): its data key and credentials are destroyed.")
     if done.cancelled:
         session.say(f"Cancelled {done.cancelled} of its runs.")
     for name in done.left or []:
         session.say(f"Still in the secret store: {name}", "yellow")
-    if done.left:
+    for kept in known.retained:
+        session.say(told(kept), "yellow")
+    if done.left or known.retained:
         raise typer.Exit(INCOMPLETE)
 
 

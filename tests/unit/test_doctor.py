@@ -116,7 +116,7 @@ class WriteOnly(MemorySecretStore):
     [
         (MemorySecretStore(), "file:///secrets", ["ok", "ok"]),
         (MemorySecretStore(), "https://contoso.vault.azure.net", ["ok", "warning"]),
-        (WriteOnly(), "https://contoso.vault.azure.net", ["ok", "ok", "warning"]),
+        (WriteOnly(), "https://contoso.vault.azure.net", ["ok", "ok", "ok"]),
     ],
     ids=["files", "a vault that is open to its operators", "a vault that is not"],
 )
