@@ -164,7 +164,8 @@ def offboard(
     known = state.tenant(tenant)
     if session.json:
         session.print_json({**msgspec.to_builtins(known), **done._asdict()})
-    session.say(f"Offboarded {known.name} ({known.id}): its data key and credentials are destroyed.")
+    ended = "deleted" if done.left or known.retained else "destroyed"
+    session.say(f"Offboarded {known.name} ({known.id}): its data key and credentials are {ended}.")
     if done.cancelled:
         session.say(f"Cancelled {done.cancelled} of its runs.")
     for name in done.left or []:
