@@ -3,7 +3,7 @@
     TenantryError
     ├── TransientError      the same call may succeed later
     │   ├── Throttled, ServiceUnavailable, ConnectionLost, KeyholderUnavailable, StoreUnavailable
-    │   ├── CollectorLost, TransitKeyChanged, TokenExpired
+    │   ├── StoreReplaced (a StoreUnavailable), CollectorLost, TransitKeyChanged, TokenExpired
     │   └── VersionConflict
     └── PermanentError      it will not, until something changes
         ├── UsageError      the caller asked for something that cannot be (exit code 2)
@@ -81,6 +81,15 @@ class StoreUnavailable(TransientError):
     """(which store, why)"""
 
     sentence = "The {0} does not answer: {1}. Nothing was released or counted; try again when it is back."
+
+
+class StoreReplaced(StoreUnavailable):
+    """(path, why)"""
+
+    sentence = (
+        "The event store {0} is not the file that was opened: {1}. Nothing was released or counted; put it in its "
+        "place, and do this again."
+    )
 
 
 class KeyholderUnavailable(TransientError):

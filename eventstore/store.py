@@ -25,6 +25,7 @@ from domain.events import AnyEvent, Recorded, stored_name
 from domain.ids import Stream
 from eventstore.mapper import SealedMapper, Stored
 from eventstore.recorder import EventRecorder, MemoryEventRecorder, SQLiteEventRecorder
+from eventstore.standing import Standing
 
 MAX_APPENDED = 10_000
 LOCK_TIMEOUT_SECONDS = 30
@@ -46,11 +47,20 @@ class Append(msgspec.Struct, frozen=True):
 
 
 class EventStore:
-    def __init__(self, recorder: EventRecorder, mapper: SealedMapper, place: str, close: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        recorder: EventRecorder,
+        mapper: SealedMapper,
+        place: str,
+        close: Callable[[], None],
+        check: Callable[[], None],
+    ) -> None:
+        """`check`: raises when what was done just now was not done to the file at `place`."""
         self._recorder = recorder
         self._mapper = mapper
         self._place = place
         self._close = close
+        self._check = check
 
     def append(
         self, stream: Stream, expected: int, events: Sequence[AnyEvent], *, at: datetime, actor: str, cause: str
@@ -77,7 +87,7 @@ class EventStore:
         if not stored:
             return ()
         try:
-            with _storing(self._place):
+            with self._storing():
                 positions = self._recorder.insert_events(stored)
         except IntegrityError:
             return self._ours(appends, at=at, actor=actor, cause=cause)
@@ -117,7 +127,7 @@ class EventStore:
 
     def read_all(self, after: Mapping[Stream, int]) -> dict[Stream, list[Recorded]]:
         """The events of each stream past its version, as they were at one moment. Raises `EventUnreadable`."""
-        with _storing(self._place):
+        with self._storing():
             page = self._recorder.select_streams(after, PAGE)
         events: dict[Stream, list[Recorded]] = {stream: [] for stream in after}
         for recorded in map(self._mapper.open, map(_stored, page)):
@@ -128,7 +138,7 @@ class EventStore:
         return events
 
     def _stream(self, stream: Stream, after: int, limit: int) -> list[Recorded]:
-        with _storing(self._place):
+        with self._storing():
             page = self._recorder.select_streams({stream: after}, limit)
         return [self._mapper.open(_stored(notification)) for notification in page]
 
@@ -138,7 +148,7 @@ class EventStore:
 
     def stored(self, after: int, limit: int) -> tuple[Stored, ...]:
         """The same as they are stored: sealed."""
-        with _storing(self._place):
+        with self._storing():
             page = self._recorder.select_notifications(after, limit, inclusive_of_start=False)
         return tuple(_stored(notification) for notification in page)
 
@@ -148,8 +158,14 @@ class EventStore:
 
     def last_position(self) -> int:
         """0 while nothing is stored."""
-        with _storing(self._place):
+        with self._storing():
             return self._recorder.max_notification_id() or 0
+
+    @contextmanager
+    def _storing(self) -> Iterator[None]:
+        with _storing(self._place):
+            yield
+        self._check()
 
     def close(self) -> None:
         self._close()
@@ -169,11 +185,12 @@ def open_event_store(url: str, key: bytes) -> EventStore:
     mapper = SealedMapper(key)
     path = sqlite_path(url)
     if path is None:
-        return EventStore(MemoryEventRecorder(), mapper, "memory", lambda: None)
+        return EventStore(MemoryEventRecorder(), mapper, "memory", lambda: None, lambda: None)
     if not path.is_file():
         raise Unreadable("event store", path, "there is no such file", "Make it with `tenantry init`.")
+    standing = Standing(path)
     datastore = sqlite_datastore(path)
-    store = EventStore(SQLiteEventRecorder(datastore), mapper, str(path), datastore.close)
+    store = EventStore(SQLiteEventRecorder(datastore), mapper, str(path), datastore.close, standing.check)
     try:
         store.last_position()
     except TenantryError:

@@ -26,7 +26,7 @@ import structlog
 
 from crypto.opening import open_secret_store
 from crypto.stores import EVENT_KEY
-from domain.errors import NotAllowed, TenantryError, Unreadable
+from domain.errors import NotAllowed, StoreReplaced, TenantryError, Unreadable
 from domain.settings import Settings
 from eventstore.store import open_event_store
 from vault.custody import open_custody
@@ -54,7 +54,14 @@ class _Vault:
         self._opening = Lock()
 
     def answer(self, request: Request, caller: str) -> Answer:
-        return Hello(pid=os.getpid()) if isinstance(request, Hello) else self._open().answer(request, caller)
+        if isinstance(request, Hello):
+            return Hello(pid=os.getpid())
+        holding = self._open()
+        try:
+            return holding.answer(request, caller)
+        except StoreReplaced:
+            self._abandon(holding)
+            raise
 
     def _open(self) -> Holding:
         with self._opening:
@@ -63,6 +70,13 @@ class _Vault:
                 events = open_event_store(self._settings.eventstore, secrets.get(EVENT_KEY))
                 self._holding = Holding(events, secrets, open_custody(self._settings), lambda: datetime.now(UTC))
             return self._holding
+
+    def _abandon(self, holding: Holding) -> None:
+        """What it remembers is of a file that is gone: the next request opens what is there. Not closed, for other
+        threads may be at work with it; they are told the same."""
+        with self._opening:
+            if self._holding is holding:
+                self._holding = None
 
     def close(self) -> None:
         if self._holding is not None:

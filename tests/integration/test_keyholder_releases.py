@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sqlite3
 import stat
 from pathlib import Path
@@ -22,6 +23,7 @@ from domain.errors import (
     NotAllowed,
     ReleaseRefused,
     SealBroken,
+    StoreReplaced,
     TransientError,
     Unknown,
     Unreadable,
@@ -330,3 +332,52 @@ def test_a_key_that_nothing_was_recorded_of_is_not_kept(house: House) -> None:
 def test_a_vault_without_a_key_says_so(empty_house: House) -> None:
     with pytest.raises(NotAllowed, match="no key yet"):
         empty_house.holding().keyring()
+
+
+# an event store that is exchanged under a keyholder at work
+
+
+def _without_log(house: House) -> None:
+    for end in ("-wal", "-shm"):
+        (house.state / f"events.db{end}").unlink(missing_ok=True)
+
+
+def test_nothing_is_released_once_the_event_store_was_deleted(house: House) -> None:
+    keyholder = house.keyholder()
+    keyholder.release(house.request())
+    (house.state / "events.db").unlink()
+    _without_log(house)
+    for refusal in (StoreReplaced, Unreadable):
+        with pytest.raises(refusal):
+            keyholder.release(house.request())
+
+
+def test_nothing_is_released_once_the_event_store_was_cut_off(house: House) -> None:
+    keyholder = house.keyholder()
+    keyholder.release(house.request())
+    os.truncate(house.state / "events.db", 0)
+    with pytest.raises(StoreReplaced):
+        keyholder.release(house.request())
+
+
+def test_an_event_store_that_was_put_back_counts_and_not_what_was_remembered(house: House) -> None:
+    backup = house.state / "backup.db"
+    shutil.copy(house.state / "events.db", backup)
+    keyholder = house.keyholder()
+    keyholder.release(house.request())
+    _without_log(house)
+    backup.rename(house.state / "events.db")
+    house.append(house.stream, CredentialRevoked(reason="left"))
+    with pytest.raises(StoreReplaced):
+        keyholder.release(house.request())
+    with pytest.raises(ReleaseRefused, match="revoked"):
+        keyholder.release(house.request())
+    assert [type(event) for event in house.found()[1:]] == [CredentialRevoked, ReleaseDenied]
+
+
+def test_nothing_is_released_into_a_log_that_was_deleted(house: House) -> None:
+    keyholder = house.keyholder()
+    keyholder.release(house.request())
+    _without_log(house)
+    with pytest.raises(StoreReplaced):
+        keyholder.release(house.request())
