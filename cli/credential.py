@@ -211,7 +211,7 @@ def revoke(session: Session, tenant: TenantArgument, reason: Reason, slot_: Slot
     kept = state.secrets.delete(credential_name(known.id, slot(slot_)))
     forget(state, known.id, slot(slot_))
     if session.json:
-        session.print_json({"tenant": known.id, "slot": slot_, "state": held.state.state})
+        session.print_json({"tenant": known.id, "slot": slot_, "state": held.state.state, "retained": kept})
     session.say(f"{'Revoked' if changed else 'Revoked before:'} the {slot_} credential of {known.name}.")
     if kept:
         session.say(told(kept), "yellow")
