@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -42,7 +43,7 @@ class SealedCredential(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     slot: Slot
     kind: CredentialKind
     identity: str
-    expires: datetime | None
+    expires: Annotated[datetime, msgspec.Meta(tz=True)] | None
     envelope: str
     digest: str
 
@@ -62,7 +63,7 @@ def make(tenant: TenantId, which: Slot, key: VaultPublicKey, payload: payloads.C
 
 
 def parse_sealed(text: str, path: Path) -> SealedCredential:
-    """What `seal` wrote. Raises `Unreadable`, and `Malformed` for an identity that could not be shown."""
+    """What `seal` wrote. Raises `Unreadable`, and `Malformed` for an identity or a time that could not be shown."""
     try:
         sealed = msgspec.json.decode(text, type=SealedCredential)
     except msgspec.DecodeError as error:
@@ -73,7 +74,14 @@ def parse_sealed(text: str, path: Path) -> SealedCredential:
         raise Unreadable("sealed credential", str(path), "its envelope was cut or changed on the way", remedy)
     if not 0 < len(sealed.identity) <= MAX_IDENTITY or not sealed.identity.isprintable():
         raise Malformed("identity", sealed.identity[:40], f"1 to {MAX_IDENTITY} printable characters")
-    return sealed
+    return msgspec.structs.replace(sealed, expires=sealed.expires and _in_utc(sealed.expires))
+
+
+def _in_utc(expires: datetime) -> datetime:
+    try:
+        return expires.astimezone(UTC)
+    except OverflowError:
+        raise Malformed("time of expiry", expires.isoformat(), "one of the years 1 to 9999 in UTC") from None
 
 
 def store_sealed(state: State, sealed: SealedCredential) -> Credential:

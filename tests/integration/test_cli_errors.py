@@ -201,6 +201,17 @@ SPOILT: dict[str, tuple[Callable[[str], str], int, str]] = {
     "cut off": (lambda text: text[:200], 2, "Cannot read the sealed credential"),
     "of an unknown kind": (edited(lambda one: one.update(kind="password")), 2, "password"),
     "with an identity that steers the terminal": (edited(lambda one: one.update(identity="\x1b[2J")), 2, "printable"),
+    "with an expiry of no time zone": (edited(lambda one: one.update(expires="2027-03-01T00:00:00")), 2, "timezone"),
+    "with an expiry before all years": (
+        edited(lambda one: one.update(expires="0001-01-01T00:00:00+14:00")),
+        2,
+        "time of expiry",
+    ),
+    "with an expiry after all years": (
+        edited(lambda one: one.update(expires="9999-12-31T23:59:59-14:00")),
+        2,
+        "time of expiry",
+    ),
     "far too long": (lambda text: text + " " * 70_000, 2, "64 KiB"),
 }
 
