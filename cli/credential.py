@@ -20,7 +20,7 @@ from cli.rotation import stored
 from cli.sealing import SealedCredential, held_credential, make, parse_sealed, store_sealed
 from cli.state import State, opened
 from cli.trail import entry, show_entries
-from cli.verifying import exit_code, few, show_verification, slots_of, verified
+from cli.verifying import exit_code, few, show_verification, slots_of, verified, without_credential
 from crypto.keyring import parse_public
 from crypto.stores import credential_name
 from domain import credential as credentials
@@ -156,8 +156,9 @@ def verify(
     state = opened(session)
     found = state.tenant(tenant)
     result = verified(state, found, slots_of(state, found, slot(slot_) if slot_ else None))
-    show_verification(session, state, found, result)
-    if code := exit_code(result):
+    untried = [] if slot_ else without_credential(state, found)
+    show_verification(session, state, found, result, untried)
+    if code := exit_code(result) or (INCOMPLETE if untried else 0):
         raise typer.Exit(code)
 
 

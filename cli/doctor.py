@@ -16,7 +16,7 @@ from cli.command import FAILED, INCOMPLETE, Session, flag
 from cli.forecast import AHEAD, days_left
 from cli.sealing import held_credential
 from cli.state import closed
-from cli.verifying import slots_of, verified
+from cli.verifying import remedy_of, slots_of, verified, without_credential
 from cli.views import plain
 from collectors.catalog import load_catalog
 from collectors.dataset import Workload
@@ -110,7 +110,11 @@ def registration(patient: Patient) -> Iterator[Finding]:
 
 def credentials(patient: Patient) -> Iterator[Finding]:
     tenant = _tenant(patient)
-    for slot in slots_of(patient.state, tenant, None):
+    slots = slots_of(patient.state, tenant, None)
+    for slot in without_credential(patient.state, tenant):
+        remedy, detail = remedy_of(tenant, slot), "none, and the plan has datasets that are read with it"
+        yield Finding(step="credential", subject=slot, outcome="warning", detail=detail, remedy=remedy)
+    for slot in slots:
         held = held_credential(patient.state, tenant.id, slot).state
         if held is None:
             continue

@@ -17,8 +17,9 @@ from cli.views import plain
 from collectors.aadsts import LASTING
 from collectors.catalog import load_catalog
 from domain.errors import NotAllowed
-from domain.ids import EXCHANGE_SERVER, SLOTS, Slot, new_run_id
+from domain.ids import ENTRA, EXCHANGE_SERVER, SLOTS, Slot, new_run_id
 from domain.tenant import Tenant
+from vault.policy import PURPOSES
 
 PERMISSION_COLUMNS = ("dataset", "resource", "permission", "granted", "licence", "licensed")
 RESOURCE_COLUMNS = ("resource", "slot", "outcome", "expires", "permissions", "directory_roles", "why")
@@ -41,6 +42,18 @@ def holds(state: State, tenant: Tenant, slot: Slot) -> bool:
     """Whether there is a credential that was not revoked."""
     credential = held_credential(state, tenant.id, slot).state
     return credential is not None and credential.state != "revoked"
+
+
+def without_credential(state: State, tenant: Tenant) -> list[Slot]:
+    """The slots that hold no credential though datasets of the plan are read with it."""
+    catalog = load_catalog(state.settings.catalog)
+    needed = {catalog[name].workload for name in datasets_for(tenant, catalog, [])}
+    return [one for one in SLOTS if needed & PURPOSES[one] and not holds(state, tenant, one)]
+
+
+def remedy_of(tenant: Tenant, slot: Slot) -> str:
+    option = f" --slot {slot}" if slot != ENTRA else ""
+    return f"Set one with `tenantry credential set {tenant.id}{option}`."
 
 
 def verified(state: State, tenant: Tenant, slots: Collection[Slot]) -> Verification:
@@ -84,17 +97,22 @@ def exit_code(result: Verification) -> int:
     return 0 if whole and not lacking else INCOMPLETE
 
 
-def verification_object(state: State, tenant: Tenant, result: Verification) -> dict[str, Any]:
-    """For programs: what was found, with the expiry of each credential."""
+def verification_object(
+    state: State, tenant: Tenant, result: Verification, untried: Collection[Slot] = ()
+) -> dict[str, Any]:
+    """For programs: what was found, with the expiry of each credential and the slots that hold none."""
     found = plain(result)
     for row in found["resources"]:
         held = held_credential(state, tenant.id, row["slot"]).state
         row["expires"] = held.expires if held else None
-    return dict(found)
+    return {**found, "without_credential": [*untried]}
 
 
-def show_verification(session: Session, state: State, tenant: Tenant, result: Verification) -> None:
-    found = verification_object(state, tenant, result)
+def show_verification(
+    session: Session, state: State, tenant: Tenant, result: Verification, untried: Collection[Slot] = ()
+) -> None:
+    """`untried`: slots of the plan that hold no credential."""
+    found = verification_object(state, tenant, result, untried)
     if session.json:
         session.print_json(found)
         return
@@ -114,6 +132,8 @@ def show_verification(session: Session, state: State, tenant: Tenant, result: Ve
         session.show(lines, PERMISSION_COLUMNS, "")
     if found["licences"]:
         session.say(f"Licences: {few(found['licences'])}")
+    for slot in untried:
+        session.say(f"{slot}: the plan needs a credential here and there is none. {remedy_of(tenant, slot)}", "yellow")
 
 
 def few(names: Collection[str]) -> str:

@@ -68,6 +68,25 @@ def test_a_verification_signs_in_once_to_each_service_and_shows_what_it_may_read
     assert kinds(office.events(tenant, EXCHANGE_SERVER)) == ["Sealed", "Released", "Verified"]
 
 
+def test_a_slot_of_the_plan_that_holds_no_credential_is_told_with_what_to_do(office: Office) -> None:
+    tenant = office.estate.add_tenant(5, "app-secret", exchange_server=True)
+    office.type("credential", "revoke", tenant.id, "--slot", "exchange-server", "--reason", "it was deleted")
+    remedy = f"credential set {tenant.id} --slot exchange-server"
+
+    said = office.type("credential", "verify", tenant.id)
+    told = office.type("credential", "verify", tenant.id, "--json")
+    entra = office.type("credential", "verify", tenant.id, "--slot", "entra", "--json")
+    examined = office.type("doctor", tenant.id, "--json")
+
+    assert said.code == told.code == examined.code == 3
+    assert remedy in said.out.replace("\n", " ")
+    assert told.json["without_credential"] == ["exchange-server"]
+    assert (entra.code, entra.json["without_credential"]) == (0, [])
+    found = {one["subject"]: one for one in examined.json if one["step"] == "credential"}
+    assert found["exchange-server"]["outcome"] == "warning"
+    assert remedy in found["exchange-server"]["remedy"]
+
+
 def test_a_verification_is_on_record_with_its_operator_before_anybody_signs_in(office: Office) -> None:
     tenant = office.estate.add_tenant(5, "app-certificate")
 
