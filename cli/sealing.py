@@ -137,7 +137,19 @@ def placed(state: State, sealed: SealedCredential, event: CredentialSealed) -> C
         raise NotRecorded(str(error), "") from error
     if held.state is None:
         raise AssertionError("a sealed credential has a state")
+    _of_a_tenant_in_service(state, held.state)
     return held.state
+
+
+def _of_a_tenant_in_service(state: State, stored: Credential) -> None:
+    """Undoes it and raises `NotAllowed` when the tenant was offboarded after it was looked at."""
+    tenant = state.tenant(stored.tenant)
+    if tenant.state == "offboarded":
+        held = held_credential(state, stored.tenant, stored.slot)
+        reason = f"offboarded: {tenant.reason}"
+        state.decide(held, lambda found: credentials.revoke(found, reason) if found else [], "credential set")
+        state.secrets.delete(credential_name(stored.tenant, stored.slot))
+        tenants.in_service(tenant, "store the credential")
 
 
 def held_credential(state: State, tenant: TenantId, which: Slot) -> Held[Credential | None, CredentialEvent]:

@@ -12,7 +12,10 @@ from secrets import token_hex
 import pytest
 from desk import CLIENT, CONTOSO, OFFBOARDED, RUN, STRANGER, SUSPENDED, Desk
 
+from cli.sealing import parse_sealed, placed, recordable
 from crypto.stores import credential_name
+from domain.errors import NotAllowed
+from domain.events import CredentialRevoked
 from domain.ids import ENTRA, credential_stream, tenant_id
 
 HOSTS = "".join(
@@ -248,6 +251,17 @@ def test_a_first_credential_that_cannot_be_recorded_is_not_stored(desk: Desk) ->
     connection.close()
     assert "Nothing was stored" in desk.refused(1, "credential", "put", str(file))
     assert desk.opened().secrets.names("credential-") == []
+
+
+def test_a_credential_that_is_stored_while_its_tenant_is_offboarded_does_not_stay(desk: Desk) -> None:
+    file, state = desk.seal("first.json"), desk.opened()
+    sealed = parse_sealed(file.read_text(), file)
+    event = recordable(state, sealed)
+    assert desk.type("tenant", "offboard", CONTOSO, "--reason", "left", "--yes").code == 0
+    with pytest.raises(NotAllowed, match="is offboarded"):
+        placed(state, sealed, event)
+    assert state.secrets.names("credential-") == []
+    assert isinstance(state.store.read(credential_stream(tenant_id(CONTOSO), ENTRA))[-1].event, CredentialRevoked)
 
 
 @pytest.mark.parametrize("option", [[], ["--no-verify"]], ids=["tried", "unseen"])
