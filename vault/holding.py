@@ -175,6 +175,9 @@ class Holding:
             self._snapshots.keep(held)
             if isinstance(recorded.event, ReleaseDenied):
                 raise ReleaseRefused(_name(request), policy.REASONS[recorded.event.why])
+            self._snapshots.refresh(run, tenant)  # the append fences the credential's stream, not theirs
+            if why := policy.overtaken(run=run.state, tenant=tenant.state, request=request):
+                raise self._denied(held, request, why)
             return held.state
         raise VersionConflict(held.stream, held.version)
 

@@ -213,6 +213,12 @@ def decide_release(
     )
 
 
+def overtaken(*, run: Run | None, tenant: Tenant | None, request: ReleaseRequest) -> str | None:
+    """Why the run or the tenant does not get what was decided on an earlier state of them; None when it does."""
+    rules = _TENANT_RULES if request.operator is not None else (*_TENANT_RULES, *_RUN_RULES)
+    return _broken(rules, _Case(run, tenant, request))
+
+
 def denied(request: ReleaseRequest, why: str) -> ReleaseDenied:
     """`why`: a word of `REASONS`."""
     return ReleaseDenied(run=request.run, activation=request.activation, why=why)

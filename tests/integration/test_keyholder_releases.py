@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 import stat
+from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_hex
 from threading import Thread
@@ -33,8 +34,10 @@ from domain.events import (
     CredentialRevoked,
     DataKeyReleased,
     ReleaseDenied,
+    RunCancelled,
     RunResumed,
     TenantRegistered,
+    TenantSuspended,
     VaultKeyActivated,
     VaultKeyCreated,
 )
@@ -52,7 +55,8 @@ from vault.client import (
     open_data_key,
     open_released,
 )
-from vault.custody import FileCustody, create_passphrase
+from vault.custody import FileCustody, create_passphrase, open_custody
+from vault.holding import Holding
 from vault.messages import ReleaseDataKey
 from vault.policy import REASONS, RELEASES_PER_ACTIVATION
 
@@ -332,6 +336,29 @@ def test_a_key_that_nothing_was_recorded_of_is_not_kept(house: House) -> None:
 def test_a_vault_without_a_key_says_so(empty_house: House) -> None:
     with pytest.raises(NotAllowed, match="no key yet"):
         empty_house.holding().keyring()
+
+
+# what ends while it is decided
+
+
+@pytest.mark.parametrize("ending", ["run", "tenant"])
+def test_nothing_is_released_to_what_ended_while_it_was_decided(house: House, ending: str) -> None:
+    events = house.events()
+
+    def clock() -> datetime:
+        """Asked between the look at the events and the append."""
+        if ending == "run":
+            held = events.read(run_stream(house.run))
+            if not isinstance(held[-1].event, RunCancelled):
+                house.append(run_stream(house.run), RunCancelled(reason="left"))
+        elif not isinstance(events.read(tenant_stream(house.tenant))[-1].event, TenantSuspended):
+            house.append(tenant_stream(house.tenant), TenantSuspended(reason="left"))
+        return datetime.now(UTC)
+
+    holding = Holding(house.events(), house.secrets, open_custody(house.settings), clock)
+    with pytest.raises(ReleaseRefused):
+        holding.release(house.request())
+    assert isinstance(house.found()[-1], ReleaseDenied)
 
 
 # an event store that is exchanged under a keyholder at work
