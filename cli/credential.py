@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -21,11 +21,12 @@ from cli.sealing import SealedCredential, held_credential, make, parse_sealed, s
 from cli.state import State, opened
 from cli.trail import entry, show_entries
 from cli.verifying import exit_code, few, show_verification, slots_of, verified, without_credential
+from crypto.keyring import fingerprint as known_by
 from crypto.keyring import parse_public
 from crypto.stores import credential_name
 from domain import credential as credentials
 from domain.errors import NotAllowed
-from domain.ids import ENTRA, credential_stream, slot, tenant_id
+from domain.ids import ENTRA, credential_stream, moment, slot, tenant_id
 
 __all__ = ["expiring", "history", "list_", "make", "put", "revoke", "seal", "set_", "store_sealed", "verify"]
 
@@ -62,6 +63,12 @@ PasswordFd = Annotated[
         "input. One newline at its end is dropped.",
     ),
 ]
+Expires = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME", help="ISO 8601: when the client secret or the password expires. A certificate says it itself."
+    ),
+]
 Reason = Annotated[str, typer.Option(metavar="TEXT", help="Why, for the record.")]
 NoVerify = Annotated[bool, flag("--no-verify", help="Do not try it before it takes the place of another.")]
 
@@ -78,24 +85,35 @@ def seal(
     slot_: SlotOption = ENTRA,
     certificate: Certificate = None,
     password_fd: PasswordFd = None,
+    expires: Expires = None,
+    fingerprint: Annotated[
+        str, typer.Option(metavar="WORDS", help="The key's eight words, as you know them; another key is refused.")
+    ] = "",
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the sealed credential to this file.")] = None,
 ) -> None:
     """Seal a credential, offline: needs the public key only. The secret comes from a prompt or standard input.
 
-    Example: `tenantry credential seal --public-key vault.jwks --tenant ID --kind app-secret --client-id ID`
+    Example: `tenantry credential seal --public-key vault.jwks --tenant ID --kind app-secret --client-id ID --out
+    sealed.json`
 
     With a PFX file: `... --kind app-certificate --client-id ID --certificate app.pfx --password-fd 7 7<password.txt`
     """
     key = parse_public(read_text(public_key, "public key"))
+    words = known_by(key)
+    if fingerprint and fingerprint.strip().lower() != words:
+        why = f"its fingerprint is {words}, which is not the one given"
+        raise NotAllowed(f"seal to {public_key}", why, "Ask for the key again, and have both words read out.")
+    of, which, end = tenant_id(tenant), slot(slot_), _expiry(kind, expires)
     payload = read_credential(kind, client_id, username, certificate, password_fd)
-    sealed = make(tenant_id(tenant), slot(slot_), key, payload)
+    sealed = _expiring(make(of, which, key, payload), end)
     _warn(sealed)
     content = msgspec.json.format(msgspec.json.encode(sealed), indent=2)
     if out:
         write_atomically(out, content + b"\n", 0o600)
         if session.json:
-            session.print_json({"file": str(out), "tenant": sealed.tenant, "slot": sealed.slot, "key": key.thumbprint})
-        session.say(f"Sealed to {key.thumbprint}: {out}. Store it with `tenantry credential put {out}`.")
+            facts = {"file": str(out), "tenant": sealed.tenant, "slot": sealed.slot}
+            session.print_json({**facts, "key": key.thumbprint, "fingerprint": words})
+        session.say(f"Sealed to the key of fingerprint {words}: {out}. Store it with `tenantry credential put {out}`.")
     else:
         typer.echo(content.decode())
 
@@ -109,6 +127,7 @@ def set_(
     slot_: SlotOption = ENTRA,
     certificate: Certificate = None,
     password_fd: PasswordFd = None,
+    expires: Expires = None,
     no_verify: NoVerify = False,
 ) -> None:
     """Seal a credential here and store it. The secret comes from a prompt, or standard input when that is no terminal.
@@ -122,8 +141,10 @@ def set_(
     """
     state = opened(session)
     known = state.tenant(tenant)
+    which, end = slot(slot_), _expiry(kind, expires)
     payload = read_credential(kind, client_id, username, certificate, password_fd)
-    _store(session, state, make(known.id, slot(slot_), state.public_key(), payload), verify=not no_verify)
+    sealed = _expiring(make(known.id, which, state.public_key(), payload), end)
+    _store(session, state, sealed, verify=not no_verify)
 
 
 def put(
@@ -177,7 +198,7 @@ def expiring(
 ) -> None:
     """List the credentials that expire soon, the next one first. Exit code 3 when there are any.
 
-    Only a certificate says when it expires; client secrets and passwords are not seen here.
+    A certificate says when it expires; a client secret or a password is seen here if it was sealed with --expires.
 
     Example: `tenantry credential expiring --days 60 --json`
     """
@@ -234,6 +255,16 @@ def _store(session: Session, state: State, sealed: SealedCredential, *, verify: 
         session.say(f"{lacking.resource}: {lacking.detail or lacking.unreadable}", "yellow")
     if code := exit_code(result):
         raise typer.Exit(code)
+
+
+def _expiry(kind: str, expires: str | None) -> datetime | None:
+    if expires is not None and kind == "app-certificate":
+        raise NotAllowed("seal the credential", "a certificate says itself when it expires", "Leave --expires out.")
+    return None if expires is None else moment(expires)
+
+
+def _expiring(sealed: SealedCredential, end: datetime | None) -> SealedCredential:
+    return msgspec.structs.replace(sealed, expires=end) if end else sealed
 
 
 def _warn(sealed: SealedCredential) -> None:

@@ -13,9 +13,11 @@ from pathlib import Path
 from cli.files import MAX_TEXT, read_bytes
 from crypto import credential as payloads
 from crypto.certificate import WANTED, Pair, WrongPassword, from_pem, from_pfx, is_pfx
-from domain.errors import Malformed, Unreadable
+from domain.errors import Malformed, NotAllowed, Unreadable
 
 KINDS = ("app-certificate", "app-secret", "service-account")
+OF_KIND = {"--username": "service-account", "--certificate": "app-certificate"}
+"""Options that one kind takes."""
 STANDARD_INPUT = 0
 INPUT = "from standard input"
 GIVE = "Pipe it in, name another descriptor with --password-fd, or run at a terminal to be asked."
@@ -26,8 +28,12 @@ _STANDARD = 2
 def read_credential(
     kind: str, client_id: str, username: str, certificate: Path | None, password_fd: int | None = None
 ) -> payloads.Credential:
-    """Asks for what is missing; raises `Malformed` or `Unreadable` for what cannot be. `password_fd`: where the client
-    secret, the password, or the password of the PFX file is read from."""
+    """Asks for what is missing; raises `Malformed`, `NotAllowed` or `Unreadable` for what cannot be.
+
+    `password_fd`: where the client secret, the password, or the password of the PFX file is read from.
+    """
+    if kind in KINDS:
+        _takes(kind, {"--username": username, "--certificate": certificate})
     match kind:
         case "app-certificate":
             _needs_client(client_id)
@@ -53,6 +59,13 @@ def _payload(client_id: str, pair: Pair) -> payloads.AppCertificate:
     return payloads.AppCertificate(
         client_id=client_id, certificate_pem=pair.certificate, private_key_pem=pair.private_key
     )
+
+
+def _takes(kind: str, given: dict[str, str | Path | None]) -> None:
+    """What would be left out of the envelope without a word is refused before anybody is asked for a secret."""
+    for option, value in given.items():
+        if value and OF_KIND[option] != kind:
+            raise NotAllowed("seal the credential", f"{option} is for {OF_KIND[option]}", f"Leave it out for {kind}.")
 
 
 def _needs_client(client_id: str) -> None:

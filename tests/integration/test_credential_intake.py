@@ -31,6 +31,7 @@ from cli.main import main
 from cli.sealing import parse_sealed
 from crypto import credential as payloads
 from crypto.certificate import WrongPassword, from_pfx
+from crypto.keyring import fingerprint, parse_public
 from domain.errors import Malformed
 
 TENANTRY = Path(sys.executable).with_name("tenantry")
@@ -86,6 +87,40 @@ def desk(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     (tmp_path / "vault.jwks").write_text(jwks())
     monkeypatch.chdir(tmp_path)
     return Desk(tmp_path, capsys, monkeypatch)
+
+
+# what is given beside the secret
+
+
+def test_the_key_is_compared_with_the_words_before_anybody_is_asked(desk: Desk) -> None:
+    words = fingerprint(parse_public(jwks()))
+
+    desk.seal(*SECRET, "--fingerprint", f" {words.upper()}\n", stdin=WORD.encode())
+    (desk.directory / "sealed.json").unlink()
+
+    assert words in desk.refused(*SECRET, "--fingerprint", "-".join(reversed(words.split("-"))), stdin=None)
+
+
+def test_a_client_secret_is_sealed_with_when_it_expires(desk: Desk) -> None:
+    desk.seal(*SECRET, "--expires", "2027-03-01T01:00:00+01:00", stdin=WORD.encode())
+
+    file = desk.directory / "sealed.json"
+    assert parse_sealed(file.read_text(), file).expires == datetime(2027, 3, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (*SECRET, "--username", "reader@contoso.com"),
+        (*SECRET, "--certificate", "app.pem"),
+        (*CERTIFICATE, "--expires", "2027-03-01"),
+        (*SECRET, "--expires", "soon"),
+        (*SECRET, "--slot", "exchange"),
+    ],
+    ids=" ".join,
+)
+def test_what_cannot_be_sealed_is_refused_before_anybody_is_asked(desk: Desk, words: Sequence[str]) -> None:
+    assert "standard input" not in desk.refused(*words, stdin=None)
 
 
 # descriptors
