@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
@@ -25,7 +26,14 @@ from crypto.keyring import VaultPublicKey, parse_public
 from crypto.opening import open_secret_store
 from crypto.stores import EVENT_KEY, LEDGER_KEY, SecretStore
 from domain import tenant as tenants
-from domain.errors import AlreadyExists, NotAllowed, StateVersionMismatch, TenantryError, Unreadable
+from domain.errors import (
+    AlreadyExists,
+    NotAllowed,
+    SecretMissing,
+    StateVersionMismatch,
+    TenantryError,
+    Unreadable,
+)
 from domain.events import TenantEvent
 from domain.ids import Stream, TenantId, tenant_id, tenant_stream
 from domain.settings import Settings
@@ -41,6 +49,8 @@ VERSION = "1"
 VERSION_FILE = "version"
 PUBLIC_KEY_FILE = "vault-public.jwks"
 STOP_SECONDS = 10.0
+MADE = ("state", "eventstore", "secrets", "batches", "passphrase_file")
+"""Settings that name what `init` makes."""
 
 S = TypeVar("S")
 E = TypeVar("E")
@@ -192,14 +202,40 @@ def _initialise(settings: Settings, final: Path) -> str:
 
 
 def relocated(settings: Settings, directory: Path) -> Settings:
-    """The same settings with everything that lies in the state directory in another directory."""
-    text = msgspec.json.encode(settings).decode().replace(settings.state, str(directory))
-    return msgspec.json.decode(text, type=Settings)
+    """The same settings with what is made in the state directory made in another directory. What lies elsewhere stays
+    there, also where its name begins with that of the state directory."""
+    inside = re.compile(rf"(?P<scheme>(?:[a-z]+://)?){re.escape(settings.state)}(?P<rest>/.*)?", re.DOTALL)
+
+    def moved(place: str) -> str:
+        found = inside.fullmatch(place)
+        return f"{found['scheme']}{directory}{found['rest'] or ''}" if found else place
+
+    return msgspec.structs.replace(settings, **{name: moved(getattr(settings, name)) for name in MADE})
 
 
 def _build(settings: Settings) -> str:
-    directory = Path(settings.state)
     secrets = open_secret_store(settings)
+    _refuse_used(secrets, settings.secrets)
+    try:
+        return _built(settings, secrets)
+    except BaseException:
+        for name in (EVENT_KEY, LEDGER_KEY):
+            with suppress(TenantryError):
+                secrets.delete(name)
+        raise
+
+
+def _refuse_used(secrets: SecretStore, url: str) -> None:
+    """Another state directory's event key, written over, would take all its events with it."""
+    for name in (EVENT_KEY, LEDGER_KEY):
+        with suppress(SecretMissing):
+            secrets.get(name)
+            why = f"{url} holds the {name} of another state directory"
+            raise NotAllowed("initialise", why, "Give a secret store of its own ([secrets] url), or use that one.")
+
+
+def _built(settings: Settings, secrets: SecretStore) -> str:
+    directory = Path(settings.state)
     secrets.put(EVENT_KEY, os.urandom(KEY_BYTES))
     with LedgerKey.generate().to_secret() as ledger_key:
         secrets.put(LEDGER_KEY, ledger_key.reveal())
