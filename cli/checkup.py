@@ -61,10 +61,14 @@ class Patient:
         return self.state.tenant(self.wanted) if self.wanted else None
 
     @cached_property
+    def tenants(self) -> list[Tenant]:
+        """The tenant, else all that are active."""
+        return [self.tenant] if self.tenant else registered(self.state, active=True)
+
+    @cached_property
     def clouds(self) -> dict[str, Cloud]:
-        """Those that are in use: of the tenant, else of all that are active."""
-        tenants = [self.tenant] if self.tenant else registered(self.state, active=True)
-        names = sorted({one.cloud for one in tenants})
+        """Those that are in use."""
+        names = sorted({one.cloud for one in self.tenants})
         return {name: self.settings.clouds[name] for name in names if name in self.settings.clouds}
 
     @property

@@ -189,14 +189,20 @@ def allowed(patient: Patient) -> list[dict[str, Any]]:
     tenant = patient.tenant
     names = datasets_for(tenant, catalog, []) if tenant else tuple(catalog)
     workloads: set[Workload] = {catalog[name].workload for name in names}
+    places = dict.fromkeys(
+        (name, place)
+        for name, cloud in patient.clouds.items()
+        for one in patient.tenants
+        if one.cloud == name
+        for place in destinations(cloud, workloads, one.exchange_server)
+    )
     return [
         {
             "cloud": name,
             **one._asdict(),
             "from": None if "*" in one.host else source_address(one.host, one.port),
         }
-        for name, cloud in patient.clouds.items()
-        for one in destinations(cloud, workloads, tenant.exchange_server if tenant else None)
+        for name, one in places
     ]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from desk import STRANGER, Desk
 from estate import Estate
 from office import Office, at_work, furnished
 
@@ -101,6 +102,18 @@ def test_the_doctor_lists_the_hosts_to_allow(office: Office) -> None:
     assert said.code == 0
     assert [(one["host"], one["purpose"]) for one in said.json] == [("localhost", "login"), ("localhost", "graph")]
     assert office.asked(tenant) == 0
+
+
+def test_the_hosts_to_allow_for_all_tenants_have_each_exchange_server_once(desk: Desk) -> None:
+    add = ("tenant", "add", "--exchange-server")
+    assert desk.type(*add, "mail.contoso.com:5986", STRANGER, "--domain", "contoso.com").code == 0
+
+    listed = json.loads(desk.type("doctor", "--egress", "--json").out)
+
+    assert [(one["host"], one["port"]) for one in listed if one["purpose"] == "exchange-server"] == [
+        ("mail.contoso.com", 5986)
+    ]
+    assert [one["host"] for one in listed].count("login.microsoftonline.com") == 1
 
 
 def test_the_doctor_tells_a_name_that_does_not_resolve_from_a_port_that_nobody_listens_on() -> None:
