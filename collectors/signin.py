@@ -176,7 +176,8 @@ class SignIn:
         code = code_of(answer)
         found = refusal(code, str(answer.get("error", "")), str(answer.get("suberror", "")))
         if found.category == "transient":
-            return ServiceUnavailable("login", 400, f"AADSTS{code}. {found.sentence}")
+            why = found.sentence.removesuffix(".")
+            return ServiceUnavailable("login", 400, f"{why} (AADSTS{code})" if code else why)
         return _failure(code, found)
 
     def _origin(self, resource: Resource) -> str:

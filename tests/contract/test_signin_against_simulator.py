@@ -179,3 +179,13 @@ def test_a_login_service_that_is_down_is_no_refusal(estate: Estate) -> None:
         estate.simulator.world.faults.clear()
 
     assert signin.token("graph").value.text()
+
+
+def test_a_refusal_that_may_pass_is_told_in_one_sentence(estate: Estate) -> None:
+    signin = SignIn(estate.cloud, TenantId(estate.tenant.id), with_secret(estate.tenant))
+    estate.simulator.world.faults[(estate.tenant.id, "token")] = [Fault("error", 1, 0, {"status": 400})]
+
+    with pytest.raises(ServiceUnavailable) as told:
+        signin.token("graph")
+
+    assert str(told.value) == "login answered 400: The directory is not available for now (AADSTS90033)."
