@@ -76,6 +76,7 @@ param(
     [Parameter(Mandatory = $true, ParameterSetName = 'Seal')]
     [string] $PublicKey,
     [Parameter(ParameterSetName = 'Seal')]
+    [ValidateNotNullOrEmpty()]
     [string] $Fingerprint,
     [Parameter(Mandatory = $true, ParameterSetName = 'Seal')]
     [string] $Tenant,
@@ -783,11 +784,17 @@ function Test-Client {
     )
     $results = foreach ($check in $checks) {
         $result = 'not on this platform'
-        if ($check.Possible) { $result = if (& $check.Run) { 'passed' } else { 'failed' } }
+        if ($check.Possible) {
+            try {
+                $result = if (& $check.Run) { 'passed' } else { 'failed' }
+            } catch {
+                $result = "failed: $($_.Exception.Message)"
+            }
+        }
         [PSCustomObject] @{ Check = $check.Check; Result = $result }
     }
     $results
-    if (@($results | Where-Object { $_.Result -eq 'failed' }).Count -gt 0) { throw 'The self test failed.' }
+    if (@($results | Where-Object { $_.Result -like 'failed*' }).Count -gt 0) { throw 'The self test failed.' }
 }
 
 if ($SelfTest) {

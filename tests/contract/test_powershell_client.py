@@ -93,6 +93,18 @@ def test_every_parameter_is_explained_and_there_are_examples() -> None:
     assert all(section in HELP for section in (".SYNOPSIS", ".DESCRIPTION"))
 
 
+def test_a_fingerprint_that_is_named_is_never_empty() -> None:
+    """One that a misspelt variable leaves empty would be compared with nothing."""
+    assert re.search(r"\[ValidateNotNullOrEmpty\(\)\]\n +\[string\] \$Fingerprint,", CODE)
+
+
+def test_a_check_of_the_self_test_that_ends_in_an_error_is_listed_like_the_others() -> None:
+    checks = CODE.split("function Test-Client", maxsplit=1)[1].split("\n}\n", maxsplit=1)[0]
+    assert re.search(r"try \{\s+\$result = if \(& \$check\.Run\)", checks)
+    assert '$result = "failed: $($_.Exception.Message)"' in checks
+    assert "-like 'failed*'" in checks
+
+
 def test_the_header_has_the_members_that_python_writes_in_their_order() -> None:
     form = constant("HeaderForm")
     names = re.findall(r'"(\w+)":"\{\d\}"', form)
