@@ -87,8 +87,9 @@ def seal(
     password_fd: PasswordFd = None,
     expires: Expires = None,
     fingerprint: Annotated[
-        str, typer.Option(metavar="WORDS", help="The key's eight words, as you know them; another key is refused.")
-    ] = "",
+        str | None,
+        typer.Option(metavar="WORDS", help="The key's eight words, as you know them; another key is refused."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the sealed credential to this file.")] = None,
 ) -> None:
     """Seal a credential, offline: needs the public key only. The secret comes from a prompt or standard input.
@@ -100,7 +101,7 @@ def seal(
     """
     key = parse_public(read_text(public_key, "public key"))
     words = known_by(key)
-    if fingerprint and fingerprint.strip().lower() != words:
+    if fingerprint is not None and fingerprint.strip().lower() != words:
         why = f"its fingerprint is {words}, which is not the one given"
         raise NotAllowed(f"seal to {public_key}", why, "Ask for the key again, and have both words read out.")
     of, which, end = tenant_id(tenant), slot(slot_), _expiry(kind, expires)

@@ -99,6 +99,7 @@ def test_the_key_is_compared_with_the_words_before_anybody_is_asked(desk: Desk) 
     (desk.directory / "sealed.json").unlink()
 
     assert words in desk.refused(*SECRET, "--fingerprint", "-".join(reversed(words.split("-"))), stdin=None)
+    assert words in desk.refused(*SECRET, "--fingerprint", "", stdin=None)
 
 
 def test_a_client_secret_is_sealed_with_when_it_expires(desk: Desk) -> None:
