@@ -8,7 +8,6 @@ from typing import Literal, assert_never
 
 import msgspec
 
-from domain.errors import NotAllowed
 from domain.events import (
     CredentialEvent,
     CredentialExpiring,
@@ -64,6 +63,11 @@ def _outdated(state: Credential | None) -> tuple[RunId, ...]:
     return tuple(dict.fromkeys((*state.outdated, *(run for run, _, _ in state.releases))))[-REMEMBERED_ACTIVATIONS:]
 
 
+def _lockout(state: Credential | None, identity: str) -> CredentialRejected | None:
+    """The service locks the account, whatever password it is tried with."""
+    return state.lockout if state is not None and state.identity == identity else None
+
+
 def evolve(state: Credential | None, event: CredentialEvent) -> Credential | None:
     """None for as long as nothing was sealed: a release may be denied before that."""
     if isinstance(event, CredentialSealed):
@@ -75,6 +79,7 @@ def evolve(state: Credential | None, event: CredentialEvent) -> Credential | Non
             vault_key=event.vault_key,
             digest=event.digest,
             expires=event.expires,
+            lockout=_lockout(state, event.identity),
             outdated=_outdated(state),
         )
     if state is None:
@@ -91,7 +96,7 @@ def evolve(state: Credential | None, event: CredentialEvent) -> Credential | Non
                 expires=event.expires,
                 state="sealed",
                 rejected=None,
-                lockout=None,
+                lockout=_lockout(state, event.identity),
                 announced=None,
                 releases=(),
                 outdated=_outdated(state),
@@ -164,11 +169,11 @@ def rejected(state: Credential, event: CredentialRejected) -> list[CredentialEve
 
 
 def hindrance(state: Credential, now: datetime) -> CredentialRejected | None:
-    """The refusal for which no run gets it now."""
-    if state.state == "rejected":
-        return state.rejected
+    """The refusal for which no run gets it now: first the one that keeps it from everybody."""
     locked = state.lockout
-    return locked if locked is not None and locked.until is not None and now < locked.until else None
+    if locked is not None and locked.until is not None and now < locked.until:
+        return locked
+    return state.rejected if state.state == "rejected" else None
 
 
 def restore(former: Credential) -> list[CredentialEvent]:
@@ -185,12 +190,6 @@ def restore(former: Credential) -> list[CredentialEvent]:
 
 def revoke(state: Credential, reason: str) -> list[CredentialEvent]:
     return [] if state.state == "revoked" else [CredentialRevoked(reason=reason)]
-
-
-def reseal(state: Credential, vault_key: str, digest: str) -> list[CredentialEvent]:
-    if state.state == "revoked":
-        raise NotAllowed("reseal the credential", "it is revoked", "Set a new one with `tenantry credential set`.")
-    return [] if state.vault_key == vault_key else [CredentialResealed(vault_key=vault_key, digest=digest)]
 
 
 def forecast(state: Credential, now: datetime, ahead: timedelta) -> list[CredentialEvent]:

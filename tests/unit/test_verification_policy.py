@@ -49,6 +49,11 @@ REQUESTED = RunRequested(run=RUN, tenant=CONTOSO, datasets=(Dataset("entra.users
 STARTED = RunStarted(activation="a1", epoch=1)
 REJECTED = CredentialRejected(code=50076, category="policy", permanent=True, run=RUN, resource="graph")
 LOCKED = rejection(50053, "locked", RUN, "graph", NOON)
+SAME_ACCOUNT = [
+    [CredentialRotated(kind="app-secret", identity="app", vault_key="k1", digest="d2")],
+    [CredentialRevoked(reason="x"), msgspec.structs.replace(SEALED, digest="d2")],
+]
+"""A new password does not unlock an account."""
 REQUEST = ReleaseRequest(
     run=ASKED,
     tenant=CONTOSO,
@@ -114,7 +119,9 @@ DENIALS = {
     "credential-locked": [
         replace(ALLOWED, credential=credentials.fold([SEALED, LOCKED]), now=now)
         for now in (NOON, NOON + timedelta(minutes=59), None)
-    ],
+    ]
+    + [replace(ALLOWED, credential=credentials.fold([SEALED, LOCKED, REJECTED]))]
+    + [replace(ALLOWED, credential=credentials.fold([SEALED, LOCKED, *new])) for new in SAME_ACCOUNT],
     "credential-in-use": [held_by(REQUESTED, STARTED)],
     "too-many-releases": [replace(ALLOWED, credential=credentials.fold([SEALED, RELEASED, RELEASED]))],
 }
@@ -131,10 +138,13 @@ ALLOWANCES = {
     "a lockout that is over": replace(
         ALLOWED, credential=credentials.fold([SEALED, LOCKED]), now=NOON + timedelta(minutes=60)
     ),
-    "a new credential after a lockout": replace(
+    "a lockout that is over, of one that stands rejected": replace(
+        ALLOWED, credential=credentials.fold([SEALED, LOCKED, REJECTED]), now=NOON + timedelta(minutes=60)
+    ),
+    "another account after a lockout": replace(
         ALLOWED,
         credential=credentials.fold(
-            [SEALED, LOCKED, CredentialRotated(kind="app-secret", identity="app", vault_key="k1", digest="d2")]
+            [SEALED, LOCKED, CredentialRotated(kind="app-secret", identity="other", vault_key="k1", digest="d2")]
         ),
     ),
     "the second service": replace(ALLOWED, credential=credentials.fold([SEALED, RELEASED])),
@@ -205,6 +215,8 @@ def test_a_release_that_is_refused_for_what_a_service_said_says_that_and_what_to
     assert str(explanation).startswith("AADSTS50076: Multi-factor authentication is demanded. Use an app registration")
     assert "`tenantry credential verify`" in str(explanation)
     assert "not tried before 13:00 UTC" in told(LOCKED)
+    locked = explained(ReleaseRefused("c", REASONS["credential-locked"]), credentials.fold([SEALED, LOCKED, REJECTED]), NOON)
+    assert "not tried before 13:00 UTC" in str(locked)
 
 
 def test_a_release_that_is_refused_for_another_reason_keeps_its_words() -> None:
