@@ -23,6 +23,7 @@ from domain.events import (
     CredentialRejected,
     CredentialReleased,
     CredentialRotated,
+    CredentialSealed,
     ReleaseDenied,
     RunRequested,
     RunStarted,
@@ -175,6 +176,25 @@ def test_a_locked_account_is_not_tried_before_its_lockout_ends(office: Office) -
     assert "not tried before" in second.json["resources"][0]["detail"]
     assert office.asked(tenant) == asked
     assert next(event.why for event in office.events(tenant) if isinstance(event, ReleaseDenied)) == "credential-locked"
+
+
+def test_a_new_password_of_a_locked_account_waits_for_its_lockout_too(office: Office) -> None:
+    tenant = office.estate.add_tenant(5, "service-account")
+    office.block(tenant, SignInState.LOCKED)
+    office.type("credential", "verify", tenant.id)
+    office.block(tenant, SignInState.OK)
+    asked = office.asked(tenant)
+    first = office.events(tenant)[0]
+    assert isinstance(first, CredentialSealed)
+    account = tenant.accounts[first.identity.lower()]
+    words = ("credential", "set", tenant.id, "--kind", "service-account", "--username", first.identity)
+
+    tried = office.type(*words, stdin=account.password)
+
+    assert tried.code == 1
+    assert "not tried before" in tried.out + tried.err
+    assert "--no-verify" in tried.out + tried.err
+    assert office.asked(tenant) == asked
 
 
 def test_nobody_verifies_while_a_collect_is_at_work_or_another_verification(office: Office) -> None:
