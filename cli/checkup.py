@@ -110,7 +110,8 @@ def state_directory(patient: Patient) -> Iterator[Finding]:
 
 def keyholder(patient: Patient) -> Iterator[Finding]:
     healthy = patient.state.keyholder.health()
-    detail = f"process {healthy.pid}, {healthy.keys} keys, active {healthy.active}, custody {healthy.custody}"
+    keys = f"{healthy.keys} key{'s' if healthy.keys != 1 else ''}"
+    detail = f"process {healthy.pid}, {keys}, active {healthy.active}, custody {healthy.custody}"
     yield Finding(step="keyholder", outcome="ok", detail=detail)
     if patient.state.public_key().thumbprint != healthy.active:
         detail = "the published public key is not the active one"
@@ -171,8 +172,7 @@ def event_store(patient: Patient) -> Iterator[Finding]:
 
 
 def authorities(patient: Patient) -> Iterator[Finding]:
-    tenants = [patient.tenant] if patient.tenant else registered(patient.state, active=True)
-    check_authorities(patient.state, [one for one in tenants if one is not None])
+    check_authorities(patient.state, patient.tenants)
     for name, cloud in patient.clouds.items():
         yield Finding(
             step="authorities", subject=name, outcome="ok", detail=cloud.ca_bundle or "public certificate authorities"
@@ -194,7 +194,7 @@ def services(patient: Patient) -> Iterator[Finding]:
                     step="services", subject=f"{name} {purpose}", outcome="failed", detail=str(error), remedy=remedy
                 )
                 continue
-            unknown = _unknown_tenant(response.body) if purpose == "login" and response.status != 200 else ""
+            unknown = unknown_tenant(response.body) if purpose == "login" and response.status != 200 else ""
             yield Finding(
                 step="services",
                 subject=f"{name} {purpose}",
@@ -204,10 +204,11 @@ def services(patient: Patient) -> Iterator[Finding]:
             )
 
 
-def _unknown_tenant(body: bytes) -> str:
+def unknown_tenant(body: bytes) -> str:
+    """Why the login service's answer names no tenant."""
     try:
         answer = msgspec.json.decode(body, type=dict)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return "an answer that is none of a login service"
     code = code_of(answer)
     return f"AADSTS{code}: {CODES[code].sentence}" if code in CODES else "an answer that is none of a login service"

@@ -250,6 +250,8 @@ def _store(session: Session, state: State, sealed: SealedCredential, *, verify: 
     said = "Stored the" if done.changed else "Nothing to change: this is the stored"
     session.say(f"{said} {one.kind} of {one.identity} for {one.tenant}, sealed to {one.vault_key}.")
     if result is None:
+        if done.changed:
+            session.say(f"It has not signed in yet; `tenantry credential verify {one.tenant}` tries it.")
         return
     session.say(f"It signs in to {few([one.resource for one in result.resources if one.outcome == 'verified'])}.")
     for lacking in (one for one in result.resources if one.outcome != "verified" or one.unreadable):

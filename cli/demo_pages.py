@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from rich.rule import Rule
 
 from cli.command import Session
 from cli.config import DEFAULT_STATE
+from cli.simulated import program
 from cli.state import State
 from cli.trail import entry, replayed, show_entries
 from domain.ids import ENTRA, credential_stream, tenant_id
@@ -74,7 +73,6 @@ def further(session: Session, directory: Path, tenant: str, seconds: float) -> N
     shown = os.path.relpath(directory)
     option = "" if shown == DEFAULT_STATE else f" --state {shlex.quote(shown)}"
     step(session, f"Done in {seconds:.0f} s. Go on in the same state directory:")
-    program = "tenantry" if shutil.which("tenantry") else os.path.relpath(sys.argv[0])
     for line in (
         "tenant list",
         "run list",
@@ -82,4 +80,4 @@ def further(session: Session, directory: Path, tenant: str, seconds: float) -> N
         f"audit log --credential {tenant}",
         "audit verify",
     ):
-        session.say(f"  {program} {line}{option}")
+        session.say(f"  {program()} {line}{option}")

@@ -26,7 +26,7 @@ NARROWEST = 20
 DIGEST = re.compile(r"[0-9a-f]{64}|[A-Za-z0-9_-]{43}")
 """SHA-256 in hex, or in base64url as thumbprints are."""
 SHORT_DIGEST = 12
-COUNTS = frozenset({"rows", "requests", "collected", "truth"})
+COUNTS = frozenset({"rows", "rows_of_last_run", "requests", "collected", "truth"})
 CONTROLS = dict.fromkeys((*range(32), 127, *range(128, 160)), "�") | {10: " ", 9: " "}
 """Collected text must not steer the terminal."""
 

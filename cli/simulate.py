@@ -12,7 +12,7 @@ import typer
 
 from cli.command import Session
 from cli.config import DEFAULT_STATE, FILE
-from cli.simulated import SimulatedTenant, SimulatorProcess, Started
+from cli.simulated import SimulatedTenant, SimulatorProcess, Started, program
 
 LISTED = 20
 """Tenants whose commands are shown."""
@@ -41,16 +41,17 @@ def simulate(
 def introduce(session: Session, started: Started) -> None:
     """What to put into the configuration and what to type."""
     clouds = {name: msgspec.to_builtins(cloud) for name, cloud in started.clouds.items()}
-    session.say(f"For {DEFAULT_STATE}/{FILE} in the state directory, or {FILE} in the current one:\n")
+    session.say(f"For {FILE} in the state directory ({DEFAULT_STATE}/{FILE}), or in the current one:\n")
     typer.echo(msgspec.toml.encode({"clouds": clouds}).decode())
     cloud = next(iter(clouds))
-    session.say("To enrol its tenants, after `tenantry init`:\n")
+    session.say(f"To enrol its tenants, after `{shlex.quote(program())} init`:\n")
     for one in started.tenants[:LISTED]:
         for command in enrolment(one, cloud, urlsplit(started.url).netloc):
             typer.echo(command)
     if len(started.tenants) > LISTED:
         session.say(f"... and {len(started.tenants) - LISTED} more: --json names them all.")
-    session.say(f"\nServing at {started.url}; controls at {started.url}/_simulator/. Ctrl-C stops it.")
+    session.say(f"\nThen: `{shlex.quote(program())} collect --all`.")
+    session.say(f"Serving at {started.url}; controls at {started.url}/_simulator/. Ctrl-C stops it.")
 
 
 def enrolment(one: SimulatedTenant, cloud: str, place: str) -> list[str]:
@@ -65,4 +66,4 @@ def enrolment(one: SimulatedTenant, cloud: str, place: str) -> list[str]:
     if account := one.exchange_server_credential:
         server = ["--slot", "exchange-server", "--kind", "service-account", "--username", account.username]
         commands.append((["credential", "set", one.id, *server], account.file))
-    return [shlex.join(["tenantry", *words]) + (f" < {shlex.quote(file)}" if file else "") for words, file in commands]
+    return [shlex.join([program(), *words]) + (f" < {shlex.quote(file)}" if file else "") for words, file in commands]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -19,6 +21,11 @@ from domain.errors import PermanentError, PortInUse
 from domain.settings import Cloud
 
 START_SECONDS = 60.0
+
+
+def program() -> str:
+    """What to type for this command: its name where the shell finds it, else where it is."""
+    return "tenantry" if shutil.which("tenantry") else os.path.relpath(sys.argv[0])
 
 
 class SimulatorFailed(PermanentError):

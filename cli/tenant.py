@@ -96,7 +96,9 @@ def show(session: Session, tenant: TenantArgument) -> None:
     last = f"Last run {row['last_run']} ({row['last_run_state']})" if row.get("last_run") else "Never collected"
     session.say(f"{last}; credential {row.get('credential', 'none')}")
     if row.get("why"):
-        session.say(f"In the way: {row['why']}. `tenantry doctor {known.id}` says what to do.", "yellow")
+        ended = known.state == "offboarded"
+        todo = "Nothing happens to it any more." if ended else f"`tenantry doctor {known.id}` says what to do."
+        session.say(f"In the way: {row['why']}. {todo}", "yellow")
     datasets = [{**one, "rows_of_last_run": one["rows"]} for one in row.get("datasets", [])]
     session.show(
         datasets, ("dataset", "state", "rows_of_last_run", "last_complete", "reason"), "Nothing collected yet."

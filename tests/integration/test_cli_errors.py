@@ -253,6 +253,13 @@ def test_a_first_credential_that_cannot_be_recorded_is_not_stored(desk: Desk) ->
     assert desk.opened().secrets.names("credential-") == []
 
 
+def test_nobody_is_sent_to_the_doctor_for_an_offboarded_tenant(desk: Desk) -> None:
+    said = " ".join(desk.type("tenant", "show", OFFBOARDED).out.split())
+
+    assert "Nothing happens to it any more." in said
+    assert "doctor" not in said
+
+
 def test_a_credential_that_is_stored_while_its_tenant_is_offboarded_does_not_stay(desk: Desk) -> None:
     file, state = desk.seal("first.json"), desk.opened()
     sealed = parse_sealed(file.read_text(), file)

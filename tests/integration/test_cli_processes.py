@@ -7,6 +7,7 @@ import os
 import pty
 import resource
 import select
+import shlex
 import subprocess
 import sys
 from secrets import token_hex
@@ -173,11 +174,11 @@ def test_an_unforeseen_error_is_one_line_and_a_log_without_secrets(desk: Desk) -
 
 
 def test_an_interrupt_is_one_line(desk: Desk) -> None:
-    """The simulator serves until it is interrupted."""
+    """The simulator serves until it is interrupted. What it says to type is found, also where no path leads to it."""
     serving = subprocess.Popen(  # noqa: S603 - our own command
         [TENANTRY, "simulate", "--tenants", "1", "--users", "10", "--directory", "sim"],
         cwd=desk.directory,
-        env=environment(),
+        env={**environment(), "PATH": os.defpath},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
@@ -188,7 +189,8 @@ def test_an_interrupt_is_one_line(desk: Desk) -> None:
         more = os.read(serving.stdout.fileno(), 65536)
         assert more, serving.communicate()
         said += more
-    assert b"tenantry credential set" in said
     serving.terminate()
     _, err = serving.communicate(timeout=30)
     assert (serving.returncode, err) == (0, b"")
+    (line,) = [one for one in said.decode().splitlines() if " credential set " in one]
+    assert (desk.directory / shlex.split(line)[0]).samefile(TENANTRY)

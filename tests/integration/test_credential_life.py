@@ -303,6 +303,14 @@ def test_a_credential_is_stored_unseen_on_request(office: Office) -> None:
     assert office.asked(tenant) == 0
 
 
+def test_who_stores_a_credential_unseen_is_told_how_to_try_it(office: Office) -> None:
+    tenant = office.estate.add_tenant(5, "app-secret")
+
+    said = office.set(tenant, office.new_secret(tenant), "--no-verify")
+
+    assert f"`tenantry credential verify {tenant.id}` tries it" in said.out.replace("\n", " ")
+
+
 def test_what_expires_soon_is_listed_with_the_days_left(office: Office) -> None:
     tenant = office.estate.add_tenant(5, "app-certificate")
 

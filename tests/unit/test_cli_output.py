@@ -62,6 +62,11 @@ def test_no_line_is_wider_than_the_terminal(rows: list[dict[str, Any]], width: i
         assert all(cell_len(line) <= width for line in printed(rows, ("a", "why", "n"), width).split("\n"))
 
 
+@pytest.mark.parametrize("column", ["rows", "rows_of_last_run"])
+def test_a_count_of_rows_is_grouped_wherever_it_stands(column: str) -> None:
+    assert "12,345" in printed([{column: 12345}], (column,), 80)
+
+
 @given(st.text())
 def test_collected_text_cannot_steer_the_terminal(text: str) -> None:
     assert not {chr(code) for code in (*range(32), 127, *range(128, 160))} & set(cell(text))

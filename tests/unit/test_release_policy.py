@@ -266,3 +266,8 @@ def test_every_broken_rule_keeps_the_data_key(what: str) -> None:
     with pytest.raises(ReleaseRefused) as refused:
         decide_data_key_release(run=ALLOWED.run, tenant=tenant, request=request)
     assert refused.value.args == (f"datakey:{CONTOSO}", REASONS[why])
+
+
+@pytest.mark.parametrize("why", ["no-credential", "credential-revoked"])
+def test_a_credential_that_is_not_there_is_refused_with_what_to_do(why: str) -> None:
+    assert "`tenantry credential set`" in REASONS[why]
