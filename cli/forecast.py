@@ -51,6 +51,7 @@ def days_left(expires: datetime | None) -> int | None:
 def credential_object(one: Credential) -> dict[str, Any]:
     """The JSON form of a listed credential."""
     refusal = one.rejected or one.lockout
+    code = f"AADSTS{refusal.code} ({refusal.category})" if refusal and refusal.code else None
     return {
         "tenant": one.tenant,
         "slot": one.slot,
@@ -59,5 +60,5 @@ def credential_object(one: Credential) -> dict[str, Any]:
         "state": one.state,
         "expires": one.expires,
         "days_left": days_left(one.expires),
-        "why": f"AADSTS{refusal.code} ({refusal.category})" if refusal else None,
+        "why": code or (refusal.category if refusal else None),
     }

@@ -41,6 +41,9 @@ export class Malformed extends Error {
 
 const GUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
 const MOMENT = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)$/;
+/** RFC 3339 has years of four digits. */
+const FIRST_MOMENT = Date.parse("0001-01-01T00:00:00Z");
+const LAST_MOMENT = Date.parse("9999-12-31T23:59:59Z");
 
 const clientId = {
   what: "client id",
@@ -155,10 +158,18 @@ function checkedPayload(credential) {
 
 function moment(expires) {
   if (expires == null) return null;
-  const at = typeof expires === "string" && MOMENT.test(expires) ? new Date(expires) : expires;
-  const known = at instanceof Date && !Number.isNaN(at.getTime());
+  const written = typeof expires === "string" && MOMENT.test(expires);
+  const at = written ? new Date(expires) : expires;
+  const known = at instanceof Date && at.getTime() >= FIRST_MOMENT && at.getTime() <= LAST_MOMENT &&
+    (!written || isDay(expires.slice(0, 10)));
   check(known, "expiry", "an ISO 8601 time with its zone, such as 2027-03-01T00:00:00Z");
   return at.toISOString();
+}
+
+/** Where 30 February is read as 2 March, it is a mistake all the same. */
+function isDay(date) {
+  const day = new Date(date);
+  return !Number.isNaN(day.getTime()) && day.toISOString().startsWith(date);
 }
 
 // JWE

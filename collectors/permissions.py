@@ -110,7 +110,7 @@ def licences_in(rows: Collection[bytes]) -> tuple[str, ...]:
     for row in rows:
         try:
             sku = msgspec.json.decode(row, type=_Sku)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             continue
         if sku.standing in ("Enabled", "Warning"):
             names |= {sku.part_number, *(plan.name for plan in sku.plans)}

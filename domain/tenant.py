@@ -22,7 +22,7 @@ from domain.events import (
     TenantResumed,
     TenantSuspended,
 )
-from domain.ids import Dataset, RunId, TenantId
+from domain.ids import Dataset, TenantId
 
 DAILY_SECONDS = 24 * 3600
 CADENCE_SECONDS = range(60, 366 * DAILY_SECONDS + 1)
@@ -139,14 +139,6 @@ def create_data_key(state: Tenant, key: str) -> list[TenantEvent]:
     """One data key for the life of the tenant; a second request changes nothing."""
     in_service(state, "create a data key")
     return [] if state.data_key else [DataKeyCreated(key=key)]
-
-
-def release_data_key(state: Tenant, *, run: RunId | None, operator: str | None, why: str) -> list[TenantEvent]:
-    """To the holder of a run or to an operator. Raises `NotAllowed` when there is no key (any more)."""
-    in_service(state, "release the data key")
-    if state.data_key is None:
-        raise NotAllowed("release the data key", f"tenant {state.id} has none", "Register the tenant again.")
-    return [DataKeyReleased(key=state.data_key, run=run, operator=operator, why=why)]
 
 
 def offboard(state: Tenant, reason: str, retained: tuple[Retained, ...] = ()) -> list[TenantEvent]:

@@ -150,7 +150,13 @@ def test_a_secret_may_say_when_it_expires(ask: Ask, expires: str) -> None:
 
 
 @needs_node
-@pytest.mark.parametrize("expires", ["2027-03-01", "2027-03-01T00:00:00", "soon", "2027-13-01T00:00:00Z", 1, {}])
+@pytest.mark.parametrize(
+    "expires",
+    [
+        *("2027-03-01", "2027-03-01T00:00:00", "soon", "2027-13-01T00:00:00Z", 1, {}),
+        *("2027-02-30T00:00:00Z", "2027-06-31T12:00:00+02:00", "0000-01-01T00:00:00Z"),
+    ],
+)
 def test_an_expiry_that_is_no_moment_is_refused(ask: Ask, expires: object) -> None:
     assert refused_by(ask, app_secret(), expires=expires) == "expiry"
     assert refused_by(ask, app_certificate(), expires="2027-03-01T00:00:00Z") == "expiry"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.checkup import secret_store
+from cli.checkup import secret_store, unknown_tenant
 from cli.doctor import STEPS
 from collectors.catalog import load_catalog
 from collectors.egress import Destination, address_hint, destinations, hindrance, source_address
@@ -129,3 +129,9 @@ def test_an_operator_should_write_a_key_vault_and_not_read_it(
 
     assert [one.outcome for one in found] == outcomes
     assert [one.subject for one in found] == ["write", "read", "delete"][: len(found)]
+
+
+def test_an_answer_that_is_no_text_is_none_of_a_login_service() -> None:
+    for body in (b"<html>", b'{"error": "\xff"}', b"[]"):
+        assert unknown_tenant(body) == "an answer that is none of a login service"
+    assert licences_in([b'{"skuPartNumber": "\xff"}', b'{"skuPartNumber": "SPB"}']) == ("SPB",)

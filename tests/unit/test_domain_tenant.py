@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from domain import tenant as tenants
-from domain.errors import AlreadyExists, NotAllowed, Unknown
+from domain.errors import AlreadyExists, NotAllowed, ReleaseRefused, Unknown
 from domain.events import (
     DataKeyCreated,
     DataKeyDestroyed,
-    DataKeyReleased,
     PlanChanged,
     TenantChanged,
     TenantEvent,
@@ -24,11 +23,11 @@ from domain.events import (
     TenantResumed,
     TenantSuspended,
 )
-from domain.ids import Dataset, RunId, TenantId
+from domain.ids import Dataset, TenantId
 from domain.tenant import Tenant
+from vault.policy import DataKeyRequest, decide_data_key_release
 
 CONTOSO = TenantId("11111111-2222-3333-4444-555555555555")
-RUN = RunId("20261122T203000-0a1b2c3d")
 REGISTERED = TenantRegistered(tenant=CONTOSO, name="Contoso", domain="contoso.com", cloud="public")
 DATASETS = [(), (Dataset("entra.users"),), (Dataset("entra.users"), Dataset("entra.groups"))]
 
@@ -93,22 +92,17 @@ class Life(RuleBasedStateMachine):
         events = self.decide(lambda state: tenants.create_data_key(state, wanted))
         assert events == ([DataKeyCreated(key=wanted)] if self.final is None and had is None else [])
 
-    @rule(to_run=st.booleans())
-    def release_data_key(self, to_run: bool) -> None:
+    @rule()
+    def release_data_key(self) -> None:
         before = self.tenant
-
-        def decision(state: Tenant) -> list[TenantEvent]:
-            return tenants.release_data_key(
-                state, run=RUN if to_run else None, operator=None if to_run else "ann", why="asked"
-            )
-
-        if before.data_key is None:
-            with pytest.raises(NotAllowed):
-                decision(before)
+        request = DataKeyRequest(tenant=CONTOSO, operator="ann", why="asked")
+        if before.data_key is None or self.final is not None:
+            with pytest.raises(ReleaseRefused):
+                decide_data_key_release(run=None, tenant=before, request=request)
             return
-        (event,) = self.decide(decision)
-        assert isinstance(event, DataKeyReleased)
-        assert event.key == before.data_key
+        released = decide_data_key_release(run=None, tenant=before, request=request)
+        assert released.key == before.data_key
+        self.history.take([released])
         assert self.tenant == before
 
     @rule()

@@ -215,7 +215,8 @@ def test_a_release_that_is_refused_for_what_a_service_said_says_that_and_what_to
     assert str(explanation).startswith("AADSTS50076: Multi-factor authentication is demanded. Use an app registration")
     assert "`tenantry credential verify`" in str(explanation)
     assert "not tried before 13:00 UTC" in told(LOCKED)
-    locked = explained(ReleaseRefused("c", REASONS["credential-locked"]), credentials.fold([SEALED, LOCKED, REJECTED]), NOON)
+    refused = ReleaseRefused("c", REASONS["credential-locked"])
+    locked = explained(refused, credentials.fold([SEALED, LOCKED, REJECTED]), NOON)
     assert "not tried before 13:00 UTC" in str(locked)
 
 
