@@ -20,7 +20,8 @@ from cli.unexpected import recorded
 HELP = """Collects Microsoft 365 data from every tenant you manage, keeps their credentials sealed, and can prove both.
 
 Exit codes: 0 done; 1 failed; 2 wrong usage; 3 done, but something is missing or needs attention. Errors are one line on
-standard error; with --json one object: `{"error": what, "why": ..., "do": ..., "exit": code}`.
+standard error; with --json one object: `{"error": what, "why": ..., "do": ..., "exit": code}`. `--state DIR`, `--config FILE` and `--json` may stand
+before the command too.
 """
 MARKUP: Any = "markdown"
 
@@ -84,6 +85,9 @@ GROUPS: dict[str, tuple[str, str, dict[str, str]]] = {
     "config": ("basics", "Settings and where they come from.", {"show": "config_show"}),
 }
 """Module, one line of help, and the function of each command."""
+
+COMMON = {"--state": True, "--config": True, "--json": False}
+"""Options of every command, and whether they take a value."""
 
 STATES: dict[str, str | None] = {"demo": ".tenantry-demo", "simulate": None, "credential seal": None}
 """Default state directory of a command where it is another one, or None where it uses none."""
@@ -164,9 +168,20 @@ def build() -> Any:
     return group
 
 
+def with_common_options_last(arguments: Sequence[str]) -> list[str]:
+    """`--state X run list` as `run list --state X`: what every command takes is also understood before it."""
+    begin = 0
+    while begin < len(arguments) and arguments[begin].partition("=")[0] in COMMON:
+        name, separate, _ = arguments[begin].partition("=")
+        begin += 1 if separate or not COMMON[name] else 2
+    common, rest = arguments[:begin], arguments[begin:]
+    words = 2 if rest and rest[0] in GROUPS else 1
+    return [*rest[:words], *common, *rest[words:]]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carries out one command line; the exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments = with_common_options_last(sys.argv[1:] if arguments is None else arguments)
     json = "--json" in arguments
     try:
         code = build()(args=arguments, prog_name="tenantry", standalone_mode=False)

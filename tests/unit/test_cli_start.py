@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from cli.main import COMMANDS, GROUPS, STATES, main
+from cli.main import COMMANDS, GROUPS, STATES, main, with_common_options_last
 
 HEAVY = ("ray", "duckdb", "azure", "msal", "httpx", "eventsourcing", "cryptography")
 LINES = [(name,) for name in (*COMMANDS, *GROUPS)] + [(name, one) for name in GROUPS for one in GROUPS[name][2]]
@@ -65,3 +65,24 @@ def test_wrong_usage_is_one_line_and_code_2(case: str, capsys: pytest.CaptureFix
 def test_a_bare_command_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tenant"]) == 2
     assert "offboard" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("typed", "understood"),
+    [
+        ("--state s run list --json", "run list --state s --json"),
+        ("--state=s --json --config c collect --all", "collect --state=s --json --config c --all"),
+        ("run list --state s", "run list --state s"),
+        ("--json", "--json"),
+        ("--json --help", "--help --json"),
+        ("--state", "--state"),
+        ("", ""),
+    ],
+)
+def test_what_every_command_takes_may_stand_before_it(typed: str, understood: str) -> None:
+    assert with_common_options_last(typed.split()) == understood.split()
+
+
+def test_a_state_directory_before_a_command_that_has_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--state", "s", "credential", "seal"]) == 2
+    assert "No such option: --state" in capsys.readouterr().err
