@@ -182,7 +182,12 @@ def report(session: Session, state: State, rows: Sequence[RunRow]) -> None:
             session.say(f"{name} is skipped: {row.detail}", "yellow")
             continue
         for subject, reason, detail in missing(row):
-            session.say(f"{name}, {subject}: {reason}. {detail}", "yellow")
+            session.say(f"{name}, {subject}: {explanation(reason, detail)}", "yellow")
+
+
+def explanation(reason: str, detail: str | None) -> str:
+    """Both, or the detail alone where it names the reason."""
+    return detail if detail and reason in detail else f"{reason}. {detail or ''}".rstrip()
 
 
 def missing(row: RunRow) -> list[tuple[str, str, str]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.rule import Rule
 
+from cli.collect import explanation
 from cli.command import Session
 from cli.config import DEFAULT_STATE
 from cli.simulated import program
@@ -30,7 +31,7 @@ def outcome_lines(row: RunRow, name: str) -> list[dict[str, object]]:
         return [{"tenant": name, "dataset": every, "outcome": "not-started", "rows": 0, "why": row.reason}]
     return [
         {
-            "tenant": "" if place else name,
+            "tenant": name,
             "dataset": one.dataset,
             "outcome": one.outcome,
             "rows": one.rows,
@@ -38,7 +39,7 @@ def outcome_lines(row: RunRow, name: str) -> list[dict[str, object]]:
             "seconds": one.seconds,
             "why": one.reason,
         }
-        for place, one in enumerate(row.datasets)
+        for one in row.datasets
     ]
 
 
@@ -51,7 +52,7 @@ def failures(session: Session, rows: Sequence[RunRow], names: Mapping[str, str])
         for reason, detail in reasons:
             if reason and (row.tenant, reason) not in told:
                 told.add((row.tenant, reason))
-                session.say(f"{names[row.tenant]}: {reason}. {detail or ''}", "yellow")
+                session.say(f"{names[row.tenant]}: {explanation(reason, detail)}", "yellow")
     if not told:
         session.say("Nothing.")
 

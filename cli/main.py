@@ -20,8 +20,9 @@ from cli.unexpected import recorded
 HELP = """Collects Microsoft 365 data from every tenant you manage, keeps their credentials sealed, and can prove both.
 
 Exit codes: 0 done; 1 failed; 2 wrong usage; 3 done, but something is missing or needs attention. Errors are one line on
-standard error; with --json one object: `{"error": what, "why": ..., "do": ..., "exit": code}`. `--state DIR`, `--config FILE` and `--json` may stand
-before the command too.
+standard error; with --json one object: `{"error": what, "why": ..., "do": ..., "exit": code}`.
+
+`--state DIR`, `--config FILE` and `--json` may stand before the command too.
 """
 MARKUP: Any = "markdown"
 
