@@ -78,6 +78,15 @@ class DataKeyReleased(Event, frozen=True, tag="data-key-released/1"):
     why: str
 
 
+class DataKeyDenied(Event, frozen=True, tag="data-key-denied/1"):
+    """To whoever asked: an activation of a run, or an operator. `why`: a word of the release policy."""
+
+    run: RunId | None
+    activation: str
+    operator: str | None
+    why: str
+
+
 class DataKeyDestroyed(Event, frozen=True, tag="data-key-destroyed/1"):
     key: str
 
@@ -336,6 +345,7 @@ TenantEvent: TypeAlias = (
     | TenantResumed
     | DataKeyCreated
     | DataKeyReleased
+    | DataKeyDenied
     | DataKeyDestroyed
     | TenantOffboarded
 )

@@ -10,6 +10,7 @@ import msgspec
 from domain.errors import AlreadyExists, NotAllowed, Unknown
 from domain.events import (
     DataKeyCreated,
+    DataKeyDenied,
     DataKeyDestroyed,
     DataKeyReleased,
     ExchangeServer,
@@ -46,7 +47,10 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     retained: tuple[Retained, ...] = ()
 
 
-def evolve(state: Tenant | None, event: TenantEvent) -> Tenant:
+def evolve(state: Tenant | None, event: TenantEvent) -> Tenant | None:
+    """None for as long as it was not registered: its data key may be denied before that."""
+    if isinstance(event, DataKeyDenied):
+        return state
     if isinstance(event, TenantRegistered):
         return Tenant(
             id=event.tenant,

@@ -106,6 +106,8 @@ def fold(row: FleetRow | None, recorded: Recorded) -> FleetRow | None:
     event, change = recorded.event, msgspec.structs.replace
     if isinstance(event, TenantEvent):
         tenant = tenants.evolve(row.tenant if row else None, event)
+        if tenant is None:
+            return None
         return change(row, tenant=tenant) if row else FleetRow(tenant=tenant)
     if row is None:
         return None

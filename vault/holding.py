@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from datetime import datetime
-from typing import TypeVar, assert_never
+from typing import TypeAlias, TypeVar, assert_never
 
 from crypto import datakey, envelope, transit
 from crypto.keyring import Keyring, public_jwks
@@ -20,7 +20,7 @@ from domain import run as runs
 from domain import tenant as tenants
 from domain.credential import Credential
 from domain.errors import EnvelopeRejected, ReleaseRefused, SecretMissing, VersionConflict
-from domain.events import CredentialEvent, DataKeyReleased, ReleaseDenied, RunEvent, TenantEvent
+from domain.events import CredentialEvent, DataKeyDenied, DataKeyReleased, ReleaseDenied, RunEvent, TenantEvent
 from domain.ids import RunId, TenantId
 from domain.run import Run
 from domain.tenant import Tenant
@@ -58,6 +58,8 @@ from vault.messages import (
 from vault.resealing import Resealing
 
 ACTOR = "vault"
+
+_DataKeyDecision: TypeAlias = DataKeyReleased | DataKeyDenied
 
 S = TypeVar("S")
 E = TypeVar("E")
@@ -161,7 +163,7 @@ class Holding:
                     tenant=tenant.state,
                     credential=credential,
                     request=request,
-                    holders=() if request.operator is None or credential is None else self._holders(credential),
+                    holders=() if credential is None else self._holders(credential),
                     now=self._clock(),
                 )
             ]
@@ -210,7 +212,7 @@ class Holding:
     # data keys
 
     def release_data_key(self, message: ReleaseDataKey, caller: str) -> Sealed:
-        """Raises `ReleaseRefused`, and whatever keeps the event from being stored."""
+        """Raises `ReleaseRefused` once the reason is recorded, and whatever keeps an event from being stored."""
         request = policy.DataKeyRequest(
             tenant=ids.tenant_id(message.tenant),
             run=None if message.run is None else ids.run_id(message.run),
@@ -220,25 +222,52 @@ class Holding:
             why=message.why,
         )
 
-        def decide(state: Tenant | None) -> list[TenantEvent]:
+        def decide(state: Tenant | None) -> _DataKeyDecision:
             run = None if request.run is None else self._read(self._run(request.run)).state
-            return [policy.decide_data_key_release(run=run, tenant=state, request=request)]
+            return policy.decide_data_key_release(run=run, tenant=state, request=request)
 
         self.keyring()
-        actor = ACTOR if request.operator is None else f"operator:{request.operator}"
         held = self._read(self._tenant(request.tenant))
-        (recorded,) = held.decide(decide, at=self._clock(), actor=actor, cause=request.run or caller)
-        assert isinstance(recorded.event, DataKeyReleased)  # noqa: S101 - the decision has no other event
-        with self._data_key(request.tenant, recorded.event.key) as key:
+        decided = self._on_data_key(held, decide, request, caller)
+        if isinstance(decided, DataKeyDenied):
+            raise ReleaseRefused(f"datakey:{request.tenant}", policy.REASONS[decided.why])
+        with self._data_key(held, decided.key, request, caller) as key:
             context = data_key_context(request.tenant, request.run or request.operator or "")
-            return Sealed(payload=transit.seal(message.transit_key, key, context), key=recorded.event.key)
+            return Sealed(payload=transit.seal(message.transit_key, key, context), key=decided.key)
 
-    def _data_key(self, tenant: TenantId, recorded: str) -> Secret:
+    def _on_data_key(
+        self,
+        held: Held[Tenant | None, TenantEvent],
+        decide: Callable[[Tenant | None], _DataKeyDecision],
+        request: policy.DataKeyRequest,
+        caller: str,
+    ) -> _DataKeyDecision:
+        """What was decided, recorded."""
+        actor = ACTOR if request.operator is None else f"operator:{request.operator}"
+        cause = request.run or caller
+        (recorded,) = held.decide(lambda state: [decide(state)], at=self._clock(), actor=actor, cause=cause)
+        assert isinstance(recorded.event, DataKeyReleased | DataKeyDenied)  # noqa: S101 - what was decided
+        return recorded.event
+
+    def _data_key(
+        self, held: Held[Tenant | None, TenantEvent], recorded: str, request: policy.DataKeyRequest, caller: str
+    ) -> Secret:
         """The key that the event names and no other, whatever stands in the secret store."""
-        wrapped = self._secrets.get(data_key_name(tenant)).decode("ascii", "replace")
-        key = datakey.unwrap(wrapped, tenant=tenant, keyring=self.keyring())
+
+        def denied(why: str) -> ReleaseRefused:
+            self._on_data_key(held, lambda _: policy.data_key_denied(request, why), request, caller)
+            return ReleaseRefused(f"datakey:{request.tenant}", policy.REASONS[why])
+
+        try:
+            wrapped = self._secrets.get(data_key_name(request.tenant)).decode("ascii", "replace")
+            key = datakey.unwrap(wrapped, tenant=request.tenant, keyring=self.keyring())
+        except SecretMissing:
+            raise denied("data-key-missing") from None
+        except EnvelopeRejected:
+            denied("data-key-rejected")
+            raise
         if key.id != recorded:
-            raise ReleaseRefused(f"datakey:{tenant}", policy.REASONS["data-key-exchanged"])
+            raise denied("data-key-exchanged")
         return key.to_secret()
 
     def create_data_key(self, message: CreateDataKey) -> Done:
@@ -304,8 +333,10 @@ class Holding:
         return held
 
     def _holders(self, credential: Credential) -> list[Run]:
-        found = (self._read(self._run(run)).state for run, _, _ in credential.releases)
-        return [run for run in found if run is not None]
+        """The runs that were given it, as they stand; one that had ended is not read again."""
+        held = [self._run(run) for run in {run for run, _, _ in credential.releases}]
+        self._snapshots.refresh(*(one for one in held if one.state is None or one.state.state not in runs.ENDED))
+        return [one.state for one in held if one.state is not None]
 
 
 def _name(request: policy.ReleaseRequest) -> str:

@@ -1,7 +1,7 @@
 """What may be released, decided purely: from the folded run, tenant and credential, and the request.
 
 Rules are rows of a table, looked at in order; the first that does not hold is the reason. The word of a reason is what
-`ReleaseDenied` stores, its sentence is what the asker reads.
+`ReleaseDenied` and `DataKeyDenied` store, its sentence is what the asker reads.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import msgspec
 
 from domain import credential as credentials
 from domain.credential import Credential
-from domain.errors import ReleaseRefused
-from domain.events import CredentialReleased, DataKeyReleased, ReleaseDenied
+from domain.events import CredentialReleased, DataKeyDenied, DataKeyReleased, ReleaseDenied
 from domain.ids import ENTRA, EXCHANGE_SERVER, Dataset, RunId, Slot, TenantId
 from domain.run import Run
 from domain.tenant import Tenant
@@ -65,9 +64,11 @@ REASONS: dict[str, str] = {
     "envelope-rejected": "its envelope does not open",
     "no-receiver": "a data key goes to a run, or to an operator who says why",
     "no-data-key": "the tenant has no data key (any more)",
+    "data-key-missing": "the secret store does not have it",
+    "data-key-rejected": "what wraps it does not open",
     "data-key-exchanged": "the data key in the secret store is not the one that was recorded",
 }
-"""Word to sentence. The `envelope-` words and `data-key-exchanged` are the keyholder's, after the decision."""
+"""Word to sentence. The `envelope-` and `data-key-` words are the keyholder's, after the decision."""
 
 
 class ReleaseRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,6 +134,10 @@ def _locked(case: _Case) -> bool:
     return case.now is None or credentials.hindrance(case.credential, case.now) is case.credential.lockout
 
 
+def _in_use(case: _Case) -> bool:
+    return any(run.state == "started" and run.id != case.request.run for run in case.holders)
+
+
 def _verifies(case: _Case) -> bool:
     request = case.request
     named = bool(request.operator and request.operator.strip())
@@ -158,7 +163,9 @@ _USABLE_RULES: tuple[_Rule, ...] = (
     ("no-credential", lambda case: case.credential is not None),
     ("credential-revoked", lambda case: case.credential is not None and case.credential.state != "revoked"),
     ("credential-locked", lambda case: not _locked(case)),
+    ("credential-in-use", lambda case: not _in_use(case)),
 )
+"""Two never try the same password at once."""
 _CREDENTIAL_RULES: tuple[_Rule, ...] = (
     *_USABLE_RULES,
     ("credential-rejected", lambda case: case.credential is not None and case.credential.state != "rejected"),
@@ -167,7 +174,6 @@ _CREDENTIAL_RULES: tuple[_Rule, ...] = (
 _VERIFICATION_RULES: tuple[_Rule, ...] = (
     ("no-verification", _verifies),
     *_USABLE_RULES,
-    ("credential-in-use", lambda case: all(run.state != "started" for run in case.holders)),
 )
 """One that stands rejected is released: a verification is how it is found out that the cause is mended."""
 _OPERATOR_RULES: tuple[_Rule, ...] = (
@@ -224,13 +230,20 @@ def denied(request: ReleaseRequest, why: str) -> ReleaseDenied:
     return ReleaseDenied(run=request.run, activation=request.activation, why=why)
 
 
-def decide_data_key_release(*, run: Run | None, tenant: Tenant | None, request: DataKeyRequest) -> DataKeyReleased:
-    """Raises `ReleaseRefused`: the tenant's stream has no event for a refusal."""
+def decide_data_key_release(
+    *, run: Run | None, tenant: Tenant | None, request: DataKeyRequest
+) -> DataKeyReleased | DataKeyDenied:
+    """`run` and `tenant` are those that the request names; None: there is none."""
     case = _Case(run, tenant, request)
     to_run = request.run is not None
     rules = (*_TENANT_RULES, *_RUN_RULES) if to_run else _OPERATOR_RULES
     one_receiver = to_run != bool(request.operator and request.operator.strip() and request.why.strip())
     why = _broken((*rules, *_DATA_KEY_RULES), case) if one_receiver else "no-receiver"
     if why is not None or tenant is None or tenant.data_key is None:
-        raise ReleaseRefused(f"datakey:{request.tenant}", REASONS[why or "no-data-key"])
+        return data_key_denied(request, why or "no-data-key")
     return DataKeyReleased(key=tenant.data_key, run=request.run, operator=request.operator, why=request.why)
+
+
+def data_key_denied(request: DataKeyRequest, why: str) -> DataKeyDenied:
+    """`why`: a word of `REASONS`."""
+    return DataKeyDenied(run=request.run, activation=request.activation, operator=request.operator, why=why)

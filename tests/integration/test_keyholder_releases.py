@@ -30,8 +30,10 @@ from domain.errors import (
     Unreadable,
 )
 from domain.events import (
+    AnyEvent,
     CredentialReleased,
     CredentialRevoked,
+    DataKeyDenied,
     DataKeyReleased,
     ReleaseDenied,
     RunCancelled,
@@ -250,15 +252,35 @@ def test_a_tenant_gets_one_data_key_and_it_is_released_with_an_event(house: Hous
     assert to_run.event == DataKeyReleased(key=made, run=RunId(house.run), operator=None, why="")
     assert to_alice.event == DataKeyReleased(key=made, run=None, operator="alice", why="ticket 7")
     assert (to_run.actor, to_alice.actor, to_alice.cause) == ("vault", "operator:alice", f"uid:{os.getuid()}")
-    with pytest.raises(ReleaseRefused):
+    with pytest.raises(ReleaseRefused, match="an operator who says why"):
         keyholder.release_data_key(
             ReleaseDataKey(tenant=house.tenant, operator="alice", transit_key=house.transit.public)
         )
+    assert last_of(house) == DataKeyDenied(run=None, activation="", operator="alice", why="no-receiver")
+    with pytest.raises(ReleaseRefused, match="another activation"):
+        keyholder.release_data_key(
+            ReleaseDataKey(
+                tenant=house.tenant, run=house.run, activation="a1", epoch=7, transit_key=house.transit.public
+            )
+        )
+    assert last_of(house) == DataKeyDenied(run=RunId(house.run), activation="a1", operator=None, why="stale-epoch")
     with pytest.raises(Unknown):
         keyholder.create_data_key(FABRIKAM, "operator:alice", "c3")
 
 
-def test_a_data_key_that_was_exchanged_is_refused(house: House) -> None:
+def last_of(house: House) -> AnyEvent:
+    return house.events().read(tenant_stream(house.tenant))[-1].event
+
+
+def test_the_data_key_of_a_tenant_that_is_none_is_denied_on_record(house: House) -> None:
+    asked = ReleaseDataKey(tenant=FABRIKAM, operator="alice", why="x", transit_key=house.transit.public)
+    with pytest.raises(ReleaseRefused, match="never registered"):
+        house.keyholder().release_data_key(asked)
+    (denied,) = house.events().read(tenant_stream(FABRIKAM))
+    assert denied.event == DataKeyDenied(run=None, activation="", operator="alice", why="no-such-tenant")
+
+
+def test_a_data_key_that_was_exchanged_or_is_gone_is_refused_on_record(house: House) -> None:
     holding = house.holding()
     for tenant in (house.tenant, FABRIKAM):
         if tenant == FABRIKAM:
@@ -276,6 +298,13 @@ def test_a_data_key_that_was_exchanged_is_refused(house: House) -> None:
     secrets.put(data_key_name(house.tenant), secrets.get(data_key_name(FABRIKAM)))
     with pytest.raises(EnvelopeRejected):
         holding.release_data_key(asked, "uid:0")
+    secrets.delete(data_key_name(house.tenant))
+    with pytest.raises(ReleaseRefused, match="does not have it"):
+        holding.release_data_key(asked, "uid:0")
+    denied = [one.event for one in house.events().read(tenant_stream(house.tenant))]
+    assert [event.why for event in denied if isinstance(event, DataKeyDenied)] == [
+        *("data-key-exchanged", "data-key-rejected", "data-key-missing")
+    ]
 
 
 # vault keys and custody

@@ -14,7 +14,6 @@ from domain import credential as credentials
 from domain import run as runs
 from domain import tenant as tenants
 from domain.credential import Credential
-from domain.errors import ReleaseRefused
 from domain.events import (
     CredentialRejected,
     CredentialReleased,
@@ -22,6 +21,8 @@ from domain.events import (
     CredentialRotated,
     CredentialSealed,
     DataKeyCreated,
+    DataKeyDenied,
+    DataKeyReleased,
     ReleaseDenied,
     RunCancelled,
     RunFailed,
@@ -76,12 +77,20 @@ class Case:
     tenant: Tenant | None = tenants.fold([REGISTERED])  # noqa: RUF009
     credential: Credential | None = credentials.fold([SEALED])  # noqa: RUF009
     request: ReleaseRequest = REQUEST
+    holders: tuple[Run, ...] = ()
 
     def decide(self) -> CredentialReleased | ReleaseDenied:
-        return decide_release(run=self.run, tenant=self.tenant, credential=self.credential, request=self.request)
+        return decide_release(
+            run=self.run,
+            tenant=self.tenant,
+            credential=self.credential,
+            request=self.request,
+            holders=self.holders,
+        )
 
 
 ALLOWED = Case()
+OTHER_RUN = runs.fold([msgspec.structs.replace(REQUESTED, run=RunId("20261122T213000-0a1b2c3d")), STARTED])
 
 
 def asking(**changed: object) -> Case:
@@ -130,6 +139,7 @@ DENIALS = {
     "no-credential": [replace(ALLOWED, credential=None)],
     "credential-revoked": [replace(ALLOWED, credential=credentials.fold([SEALED, CredentialRevoked(reason="x")]))],
     "credential-rejected": [replace(ALLOWED, credential=credentials.fold([SEALED, rejected(permanent=True)]))],
+    "credential-in-use": [replace(ALLOWED, holders=(OTHER_RUN,))],
     "too-many-releases": [
         replace(ALLOWED, credential=credentials.fold([SEALED, *[RELEASED] * RELEASES_PER_ACTIVATION]))
     ],
@@ -162,6 +172,12 @@ ALLOWANCES = {
 @pytest.mark.parametrize("what", ALLOWANCES)
 def test_what_does_not_stand_in_the_way_of_a_release(what: str) -> None:
     assert isinstance(replace(ALLOWED, credential=ALLOWANCES[what]).decide(), CredentialReleased)
+
+
+def test_a_run_is_in_nobody_s_way_when_it_has_ended_or_is_the_one_that_asks() -> None:
+    ended = runs.evolve(OTHER_RUN, RunFinished(outcomes=()))
+    assert ALLOWED.run is not None
+    assert isinstance(replace(ALLOWED, holders=(ended, ALLOWED.run)).decide(), CredentialReleased)
 
 
 @pytest.mark.parametrize(
@@ -232,13 +248,13 @@ FOR_OPERATOR = DataKeyRequest(tenant=CONTOSO, operator="alice", why="ticket 7")
 
 def test_a_data_key_goes_to_the_activation_of_a_run() -> None:
     event = decide_data_key_release(run=ALLOWED.run, tenant=WITH_KEY, request=FOR_RUN)
-    assert (event.key, event.run, event.operator) == ("k1", RUN, None)
+    assert event == DataKeyReleased(key="k1", run=RUN, operator=None, why="")
 
 
 def test_a_data_key_goes_to_an_operator_with_a_reason_even_of_a_suspended_tenant() -> None:
     suspended = tenants.fold([REGISTERED, DataKeyCreated(key="k1"), TenantSuspended(reason="asked")])
     event = decide_data_key_release(run=None, tenant=suspended, request=FOR_OPERATOR)
-    assert (event.key, event.run, event.operator, event.why) == ("k1", None, "alice", "ticket 7")
+    assert event == DataKeyReleased(key="k1", run=None, operator="alice", why="ticket 7")
 
 
 REFUSED_DATA_KEYS = {
@@ -263,9 +279,10 @@ REFUSED_DATA_KEYS = {
 @pytest.mark.parametrize("what", REFUSED_DATA_KEYS)
 def test_every_broken_rule_keeps_the_data_key(what: str) -> None:
     tenant, request, why = REFUSED_DATA_KEYS[what]
-    with pytest.raises(ReleaseRefused) as refused:
-        decide_data_key_release(run=ALLOWED.run, tenant=tenant, request=request)
-    assert refused.value.args == (f"datakey:{CONTOSO}", REASONS[why])
+    assert decide_data_key_release(run=ALLOWED.run, tenant=tenant, request=request) == DataKeyDenied(
+        run=request.run, activation=request.activation, operator=request.operator, why=why
+    )
+    assert why in REASONS
 
 
 @pytest.mark.parametrize("why", ["no-credential", "credential-revoked"])

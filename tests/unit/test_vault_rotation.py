@@ -30,6 +30,7 @@ from domain.events import (
     CredentialSealed,
     DataKeyDestroyed,
     Recorded,
+    RunFinished,
     RunRequested,
     RunStarted,
     TenantOffboarded,
@@ -214,7 +215,7 @@ class House:
         self.append(credential_stream(tenant, ENTRA), changed)
 
     def released(self, tenant: TenantId) -> str:
-        """The password that a new run of this tenant gets from a keyholder that has just started."""
+        """The password that a new run of this tenant, which ends then, gets from a keyholder that has just started."""
         self._runs += 1
         run = new_run_id(NOW, self._runs)
         self.append(
@@ -232,6 +233,7 @@ class House:
             transit_key=self.transit.public,
         )
         payload = self.holding().release(request).payload
+        self.append(run_stream(run), RunFinished(outcomes=()))
         opened = open_released(payload, self.transit, run=run, tenant=tenant, slot=ENTRA, activation="a", epoch=1)
         assert isinstance(opened, ServiceAccount)
         return opened.password
