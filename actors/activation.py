@@ -140,8 +140,9 @@ class Activation:
             except SignInFailed as refusal:
                 self._reject(ENTRA, refusal, resource)
                 raise
-            self._tokens[resource] = token.value
-            self._record(ENTRA, lambda state: credentials.verified(state, self.id, resource))
+            if self._tokens.get(resource) is not token.value:
+                self._tokens[resource] = token.value
+                self._record(ENTRA, lambda state: credentials.verified(state, self.id, resource))
             return token.value
 
     async def exchange_server_account(self) -> Secret:
@@ -185,7 +186,7 @@ class Activation:
         try:
             sealed = await patiently(lambda: self.vault.release(request), self.wait)
         except ReleaseRefused as refused:
-            raise explained(refused, self._credential(slot).state, self.clock()) from None
+            raise explained(refused, self._credential(slot).state, self.clock(), purpose) from None
         return self._transit.open(sealed, release_context(self.id, self.tenant.id, slot, self.name, self.epoch))
 
     def _record(self, slot: Slot, decide: Callable[[Credential], list[CredentialEvent]]) -> None:

@@ -38,11 +38,11 @@ def rejection(code: int, category: str, run: RunId, resource: str, now: datetime
     )
 
 
-def explained(refused: ReleaseRefused, credential: Credential | None, now: datetime) -> ReleaseRefused:
+def explained(refused: ReleaseRefused, credential: Credential | None, now: datetime, purpose: str) -> ReleaseRefused:
     """The same, or why the credential is kept back, with the remedy of the service's own words."""
     if credential is None or refused.args[1] not in KEPT_BACK:
         return refused
-    hindrance = credentials.hindrance(credential, now)
+    hindrance = credentials.hindrance(credential, now, purpose)
     return refused if hindrance is None else CredentialStands(refused.args[0], told(hindrance))
 
 

@@ -23,7 +23,7 @@ from collectors.permissions import Claims, claims_of, licences_in
 from collectors.psrp import RemotePowerShell
 from collectors.reader import Request, Response
 from collectors.readers import reader_for
-from collectors.signin import FOR_ALL, Resource, SignIn
+from collectors.signin import Resource, SignIn
 from collectors.transport import HttpTransport, Patience
 from collectors.work import Assignment, NotPossible, Truncated
 from crypto.credential import Credential as Payload
@@ -31,7 +31,7 @@ from crypto.credential import ServiceAccount, decode
 from crypto.secret import Secret
 from crypto.transit import TransitKey
 from domain import credential as credentials
-from domain.credential import Credential
+from domain.credential import FOR_ALL, Credential
 from domain.errors import (
     ConnectionLost,
     EnvelopeRejected,
@@ -219,7 +219,7 @@ class Verifying:
         try:
             sealed = self.release(request)
         except ReleaseRefused as refused:
-            raise explained(refused, self._held(slot).state, self.clock()) from None
+            raise explained(refused, self._held(slot).state, self.clock(), purpose) from None
         with transit.open(sealed, release_context(self.id, self.tenant.id, slot, VERIFICATION, 0)) as secret:
             return decode(secret)
 

@@ -50,7 +50,7 @@ def days_left(expires: datetime | None) -> int | None:
 
 def credential_object(one: Credential) -> dict[str, Any]:
     """The JSON form of a listed credential."""
-    refusal = one.rejected or one.lockout
+    refusal = one.refusals[-1] if one.refusals else credentials.locked(one, now())
     code = f"AADSTS{refusal.code} ({refusal.category})" if refusal and refusal.code else None
     return {
         "tenant": one.tenant,

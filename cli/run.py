@@ -108,7 +108,7 @@ def outcomes(row: RunRow) -> list[dict[str, Any]]:
     return [
         {
             "dataset": one.dataset,
-            "outcome": one.outcome or "running",
+            "outcome": one.outcome or ("waiting" if row.state == "requested" else "running"),
             "rows": one.rows,
             "requests": one.requests,
             "seconds": one.seconds,

@@ -23,6 +23,7 @@ from msal.exceptions import MsalError
 from collectors.aadsts import Refusal, code_of, refusal
 from crypto.credential import AppCertificate, AppSecret, Credential, ServiceAccount
 from crypto.secret import Secret
+from domain.credential import FOR_ALL
 from domain.errors import ConnectionLost, ServiceUnavailable, SignInFailed, TenantryError
 from domain.ids import TenantId
 from domain.settings import Cloud
@@ -35,8 +36,6 @@ TIMEOUT_SECONDS = (10.0, 30.0)
 MOST_ANSWER_BYTES = 1 << 20
 LONGEST_SECONDS = 86_400
 """No access token is trusted for longer than the service's longest, a day."""
-FOR_ALL = ("permanent-credential", "locked", "tenant-gone")
-"""Refusals of these categories hold for every resource."""
 FEDERATED = Refusal(
     "policy",
     "federated",

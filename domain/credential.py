@@ -23,10 +23,13 @@ from domain.events import (
 )
 from domain.ids import RunId, Slot, TenantId
 
+FOR_ALL = frozenset({"permanent-credential", "locked", "tenant-gone"})
+"""Categories of a refusal that holds for every service alike; another one is that of the service that was asked."""
+
 
 class Credential(msgspec.Struct, frozen=True, kw_only=True):
-    """`digest`: SHA-256 of the stored envelope. `rejected`: the refusal that keeps it from being used, if any.
-    `lockout`: the last refusal that passes by itself, with its end. `announced`: the expiry that was last forecast."""
+    """`digest`: SHA-256 of the stored envelope. `refusals`: those that last, one for each service that it was refused
+    for. `lockout`: the refusal that passes by itself, with its end. `announced`: the expiry that was last forecast."""
 
     tenant: TenantId
     slot: Slot
@@ -36,7 +39,7 @@ class Credential(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     expires: datetime | None
     state: Literal["sealed", "verified", "rejected", "revoked"] = "sealed"
-    rejected: CredentialRejected | None = None
+    refusals: tuple[CredentialRejected, ...] = ()
     lockout: CredentialRejected | None = None
     announced: datetime | None = None
     releases: tuple[tuple[RunId, str, int], ...] = ()
@@ -68,6 +71,18 @@ def _lockout(state: Credential | None, identity: str) -> CredentialRejected | No
     return state.lockout if state is not None and state.identity == identity else None
 
 
+def _survives(refusal: CredentialRejected, event: CredentialVerified) -> bool:
+    """Whether another service may go on refusing what this one took."""
+    return refusal.category not in FOR_ALL and refusal.resource != event.resource
+
+
+def _later(lockout: CredentialRejected | None, event: CredentialRejected) -> CredentialRejected:
+    """The one that ends last."""
+    if lockout is None or lockout.until is None or event.until is None or lockout.until <= event.until:
+        return event
+    return lockout
+
+
 def evolve(state: Credential | None, event: CredentialEvent) -> Credential | None:
     """None for as long as nothing was sealed: a release may be denied before that."""
     if isinstance(event, CredentialSealed):
@@ -95,18 +110,20 @@ def evolve(state: Credential | None, event: CredentialEvent) -> Credential | Non
                 digest=event.digest,
                 expires=event.expires,
                 state="sealed",
-                rejected=None,
+                refusals=(),
                 lockout=_lockout(state, event.identity),
                 announced=None,
                 releases=(),
                 outdated=_outdated(state),
             )
         case CredentialVerified():
-            return change(state, state="verified", rejected=None, lockout=None)
+            left = tuple(one for one in state.refusals if _survives(one, event))
+            return change(state, state="rejected" if left else "verified", refusals=left, lockout=None)
         case CredentialRejected():
             if event.permanent:
-                return change(state, state="rejected", rejected=event)
-            return change(state, lockout=event) if event.until else state
+                others = tuple(one for one in state.refusals if one.resource != event.resource)
+                return change(state, state="rejected", refusals=(*others, event))
+            return change(state, lockout=_later(state.lockout, event)) if event.until else state
         case CredentialReleased():
             return change(
                 state,
@@ -151,9 +168,10 @@ def seal(state: Credential | None, event: CredentialSealed) -> list[CredentialEv
 
 def verified(state: Credential, run: RunId | None, resource: str) -> list[CredentialEvent]:
     """Recorded when the standing changes, not at every sign-in: releases are the record of use."""
-    if state.state in ("verified", "revoked") or run in state.outdated:
+    event = CredentialVerified(run=run, resource=resource)
+    if state.state == "revoked" or run in state.outdated or evolve(state, event) == state:
         return []
-    return [CredentialVerified(run=run, resource=resource)]
+    return [event]
 
 
 def confirmed(state: Credential, verification: RunId, resource: str) -> list[CredentialEvent]:
@@ -168,12 +186,20 @@ def rejected(state: Credential, event: CredentialRejected) -> list[CredentialEve
     return [] if state.state == "revoked" or event.run in state.outdated else [event]
 
 
-def hindrance(state: Credential, now: datetime) -> CredentialRejected | None:
+def lasting(state: Credential, purpose: str) -> CredentialRejected | None:
+    """The refusal for which it is not used for this purpose until it changes or is verified."""
+    return next((one for one in state.refusals if one.category in FOR_ALL or one.resource == purpose), None)
+
+
+def locked(state: Credential, now: datetime) -> CredentialRejected | None:
+    """The refusal for which nobody gets it before the lockout ends."""
+    until = state.lockout.until if state.lockout else None
+    return state.lockout if until is not None and now < until else None
+
+
+def hindrance(state: Credential, now: datetime, purpose: str) -> CredentialRejected | None:
     """The refusal for which no run gets it now: first the one that keeps it from everybody."""
-    locked = state.lockout
-    if locked is not None and locked.until is not None and now < locked.until:
-        return locked
-    return state.rejected if state.state == "rejected" else None
+    return locked(state, now) or lasting(state, purpose)
 
 
 def restore(former: Credential) -> list[CredentialEvent]:
@@ -185,7 +211,7 @@ def restore(former: Credential) -> list[CredentialEvent]:
         digest=former.digest,
         expires=former.expires,
     )
-    return [facts, *(refusal for refusal in (former.lockout, former.rejected) if refusal is not None)]
+    return [facts, *([former.lockout] if former.lockout else []), *former.refusals]
 
 
 def revoke(state: Credential, reason: str) -> list[CredentialEvent]:

@@ -22,6 +22,7 @@ from domain.events import (
     DatasetOutcome,
     Recorded,
     RunCancelled,
+    RunEvent,
     RunFailed,
     RunFinished,
     RunRequested,
@@ -33,6 +34,7 @@ from domain.ids import ENTRA, Dataset, RunId, Slot, TenantId
 from domain.run import ENDED
 from domain.run import State as RunState
 from domain.tenant import Tenant
+from projections.runs import CANCELLED
 from projections.view import Filed, Place, Shape, View
 
 DatasetState = Literal["running", "complete", "truncated", "not-possible", "not-started"]
@@ -119,7 +121,7 @@ def fold(row: FleetRow | None, recorded: Recorded) -> FleetRow | None:
         dataset = Dataset(recorded.stream.rsplit(":", 1)[1])
         before = row.datasets.get(dataset) or DatasetStanding(dataset=dataset, state="running")
         return change(row, datasets={**row.datasets, dataset: _standing(before, event, recorded.at)})
-    return _run(row, recorded)
+    return _run(row, event, recorded.at) if isinstance(event, RunEvent) else row
 
 
 def _standing(before: DatasetStanding, event: CollectionEvent, at: datetime) -> DatasetStanding:
@@ -141,24 +143,37 @@ def _standing(before: DatasetStanding, event: CollectionEvent, at: datetime) -> 
             assert_never(event)
 
 
-def _run(row: FleetRow, recorded: Recorded) -> FleetRow:
-    event, change, last = recorded.event, msgspec.structs.replace, row.last_run
+def _run(row: FleetRow, event: RunEvent, at: datetime) -> FleetRow:
+    change = msgspec.structs.replace
     if isinstance(event, RunRequested):
-        return change(row, last_run=LastRun(run=event.run, state="requested", requested=recorded.at))
+        return change(row, last_run=LastRun(run=event.run, state="requested", requested=at))
+    last = row.last_run
     if last is None:
         return row
     match event:
         case RunStarted() | RunResumed():
             return change(row, last_run=change(last, state="started"))
         case RunFinished():
-            ended = change(last, state="finished", ended=recorded.at)
+            ended = change(last, state="finished", ended=at)
             return change(row, last_run=ended, datasets=_with_outcomes(row, last.run, event.outcomes))
         case RunFailed():
-            ended = change(last, state="failed", ended=recorded.at, reason=event.reason, detail=event.detail)
+            ended = change(last, state="failed", ended=at, reason=event.reason, detail=event.detail)
             return change(row, last_run=ended, datasets=_with_outcomes(row, last.run, event.outcomes))
         case RunCancelled():
-            return change(row, last_run=change(last, state="cancelled", ended=recorded.at, reason=event.reason))
-    return row
+            ended = change(last, state="cancelled", ended=at, reason=CANCELLED, detail=event.reason)
+            return change(row, last_run=ended, datasets=_cut_off(row, last.run, event.reason))
+        case _:
+            assert_never(event)
+
+
+def _cut_off(row: FleetRow, run: RunId, why: str) -> dict[Dataset, DatasetStanding]:
+    """What a run that was cancelled had begun never ends."""
+    return {
+        dataset: msgspec.structs.replace(standing, state="truncated", reason=CANCELLED, detail=why)
+        if (standing.state, standing.run) == ("running", run)
+        else standing
+        for dataset, standing in row.datasets.items()
+    }
 
 
 def _with_outcomes(row: FleetRow, run: RunId, outcomes: tuple[DatasetOutcome, ...]) -> dict[Dataset, DatasetStanding]:
@@ -226,13 +241,13 @@ def _why(row: FleetRow, wanted: list[DatasetStanding], now: datetime, *, stale: 
     for slot, credential in sorted(row.credentials.items()):
         if credential.state == "revoked":
             return f"revoked ({slot})"
-        if credential.rejected is not None:
-            return f"{credential.rejected.category} ({slot})"
+        if credential.refusals:
+            return f"{credential.refusals[-1].category} ({slot})"
         if credential.expires is not None and credential.expires <= now:
             return f"expired ({slot})"
     if row.last_run is None:
         return "never-collected"
-    if row.last_run.state == "failed":
+    if row.last_run.state in ("failed", "cancelled"):
         return row.last_run.reason
     under_way = row.last_run.state not in ENDED
     known = [standing for standing in wanted if standing.run is not None or not under_way]

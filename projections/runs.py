@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
 import msgspec
 
@@ -19,17 +19,20 @@ from domain.events import (
     OutcomeKind,
     Recorded,
     RunCancelled,
+    RunEvent,
     RunFailed,
     RunFinished,
     RunRequested,
     RunResumed,
     RunStarted,
 )
-from domain.ids import Dataset, RunId, TenantId, category
+from domain.ids import Dataset, RunId, TenantId
 from domain.run import ENDED, State
 from projections.view import Filed, Place, Shape, View
 
 UNFINISHED: tuple[State, ...] = ("requested", "started")
+CANCELLED = "run-cancelled"
+"""Why a dataset of a cancelled run is not complete."""
 
 
 class DatasetProgress(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,29 +89,42 @@ def fold(row: RunRow | None, recorded: Recorded) -> RunRow | None:
         )
     if row is None:
         return None
-    match event:
-        case RunStarted() | RunResumed():
-            started = row.started or recorded.at
-            return change(row, state="started", started=started, activation=event.activation, epoch=event.epoch)
-        case RunFinished():
-            return change(row, state="finished", finished=recorded.at, datasets=_ended(row, event.outcomes))
-        case RunFailed():
-            return change(
-                row,
-                state="failed",
-                finished=recorded.at,
-                reason=event.reason,
-                detail=event.detail,
-                datasets=_ended(row, event.outcomes),
-            )
-        case RunCancelled():
-            return change(row, state="cancelled", finished=recorded.at, reason=event.reason)
-    if row.state in ENDED or category(recorded.stream) != "collection" or not isinstance(event, CollectionEvent):
+    if isinstance(event, RunEvent):
+        return _run(row, event, recorded.at)
+    if row.state in ENDED or not isinstance(event, CollectionEvent):
         return row
     dataset = Dataset(recorded.stream.rsplit(":", 1)[1])
     known = {progress.dataset: progress for progress in row.datasets}
     known[dataset] = _progress(known.get(dataset) or DatasetProgress(dataset=dataset), event)
     return change(row, datasets=tuple(known.values()))
+
+
+def _run(row: RunRow, event: RunEvent, at: datetime) -> RunRow:
+    change = msgspec.structs.replace
+    match event:
+        case RunRequested():
+            return row
+        case RunStarted() | RunResumed():
+            started = row.started or at
+            return change(row, state="started", started=started, activation=event.activation, epoch=event.epoch)
+        case RunFinished():
+            return change(row, state="finished", finished=at, datasets=_ended(row, event.outcomes))
+        case RunFailed():
+            datasets = _ended(row, event.outcomes)
+            return change(row, state="failed", finished=at, reason=event.reason, detail=event.detail, datasets=datasets)
+        case RunCancelled():
+            datasets = tuple(_cancelled(one, event.reason) for one in row.datasets)
+            return change(row, state="cancelled", finished=at, reason=event.reason, datasets=datasets)
+        case _:
+            assert_never(event)
+
+
+def _cancelled(progress: DatasetProgress, why: str) -> DatasetProgress:
+    """What had not ended never will."""
+    if progress.outcome is not None:
+        return progress
+    outcome: OutcomeKind = "truncated" if progress.requests else "not-started"
+    return msgspec.structs.replace(progress, outcome=outcome, reason=CANCELLED, detail=why)
 
 
 def _progress(progress: DatasetProgress, event: CollectionEvent) -> DatasetProgress:
@@ -141,6 +157,8 @@ def _progress(progress: DatasetProgress, event: CollectionEvent) -> DatasetProgr
                 requests=event.requests,
                 seconds=event.seconds,
             )
+        case _:
+            assert_never(event)
 
 
 def _ended(row: RunRow, outcomes: tuple[DatasetOutcome, ...]) -> tuple[DatasetProgress, ...]:

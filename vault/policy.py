@@ -52,7 +52,7 @@ REASONS: dict[str, str] = {
     "another-activation": "the run was given to another activation",
     "no-credential": "nothing is sealed for this tenant and slot; set one with `tenantry credential set`",
     "credential-revoked": "it is revoked; set a new one with `tenantry credential set`",
-    "credential-rejected": "the service refuses it for good; set a new one",
+    "credential-rejected": "the service refuses it for good: set a new one, or mend the cause and verify it",
     "credential-locked": "its account is locked at the service, and trying again would prolong that",
     "no-verification": "a verification has an operator and an id that no run has",
     "credential-in-use": "a run that is under way has it: let `tenantry collect` end that, or cancel it",
@@ -131,7 +131,13 @@ def _had(case: _Case) -> int:
 def _locked(case: _Case) -> bool:
     if case.credential is None or case.credential.lockout is None:
         return False
-    return case.now is None or credentials.hindrance(case.credential, case.now) is case.credential.lockout
+    return case.now is None or credentials.locked(case.credential, case.now) is not None
+
+
+def _refused(case: _Case) -> bool:
+    assert case.credential is not None  # noqa: S101 - the rule before says so
+    assert isinstance(case.request, ReleaseRequest)  # noqa: S101 - a data key is refused by nobody else
+    return credentials.lasting(case.credential, case.request.purpose) is not None
 
 
 def _in_use(case: _Case) -> bool:
@@ -168,7 +174,7 @@ _USABLE_RULES: tuple[_Rule, ...] = (
 """Two never try the same password at once."""
 _CREDENTIAL_RULES: tuple[_Rule, ...] = (
     *_USABLE_RULES,
-    ("credential-rejected", lambda case: case.credential is not None and case.credential.state != "rejected"),
+    ("credential-rejected", lambda case: not _refused(case)),
     ("too-many-releases", lambda case: _had(case) < RELEASES_PER_ACTIVATION),
 )
 _VERIFICATION_RULES: tuple[_Rule, ...] = (

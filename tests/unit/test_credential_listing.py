@@ -29,6 +29,6 @@ def test_why_a_credential_is_refused_names_a_code_only_where_there_is_one(code: 
         vault_key="key",
         digest="",
         expires=None,
-        rejected=rejected,
+        refusals=(rejected,) if rejected else (),
     )
     assert credential_object(credential)["why"] == why

@@ -19,6 +19,7 @@ from domain.events import (
     CredentialResealed,
     CredentialRotated,
     CredentialSealed,
+    CredentialVerified,
     ReleaseDenied,
 )
 from domain.ids import ENTRA, RunId, TenantId
@@ -27,6 +28,7 @@ CONTOSO = TenantId("11111111-2222-3333-4444-555555555555")
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 RUNS = [RunId(f"20261122T203000-0000000{n}") for n in range(3)]
 runs = st.sampled_from(RUNS)
+resources = st.sampled_from(["graph", "exchange"])
 digests = st.sampled_from(["d1", "d2", "d3"])
 
 
@@ -40,8 +42,10 @@ def released(run: RunId, activation: str = "a1") -> CredentialReleased:
     return CredentialReleased(run=run, activation=activation, epoch=1, purpose="graph", transit_key="t")
 
 
-def refused(run: RunId | None, *, permanent: bool = True) -> CredentialRejected:
-    return CredentialRejected(code=7000215, category="c", permanent=permanent, run=run, resource="graph")
+def refused(
+    run: RunId | None, *, permanent: bool = True, category: str = "policy", resource: str = "graph"
+) -> CredentialRejected:
+    return CredentialRejected(code=7000215, category=category, permanent=permanent, run=run, resource=resource)
 
 
 class Use(RuleBasedStateMachine):
@@ -52,7 +56,8 @@ class Use(RuleBasedStateMachine):
         """Number of the envelope that a run had last."""
         self.envelopes = 0
         self.revoked = False
-        self.refused: CredentialRejected | None = None
+        self.refused: dict[str, CredentialRejected] = {}
+        """By service, in the order in which they came."""
 
     @property
     def credential(self) -> Credential:
@@ -77,7 +82,7 @@ class Use(RuleBasedStateMachine):
             return
         assert isinstance(events[0], CredentialSealed if former is None or self.revoked else CredentialRotated)
         self.envelopes += 1
-        self.revoked, self.refused = False, None
+        self.revoked, self.refused = False, {}
         assert self.credential.state == "sealed"
 
     @rule(run=runs, activation=st.sampled_from("abcdefghijkl"))
@@ -87,20 +92,28 @@ class Use(RuleBasedStateMachine):
         assert self.credential.releases[-1] == (run, activation, before.get((run, activation), 0) + 1)
         self.holders[run] = self.envelopes
 
-    @rule(run=st.none() | runs)
-    def verify(self, run: RunId | None) -> None:
-        quiet = self.credential.state in ("verified", "revoked") or self.holds_a_former_one(run)
-        assert len(self.history.take(credentials.verified(self.credential, run, "graph"))) == (not quiet)
+    @rule(run=st.none() | runs, resource=resources)
+    def verify(self, run: RunId | None, resource: str) -> None:
+        left = {name: event for name, event in self.refused.items() if name != resource and event.category == "policy"}
+        changes = left != self.refused or (not left and self.credential.state != "verified")
+        quiet = self.revoked or self.holds_a_former_one(run) or not changes
+        assert len(self.history.take(credentials.verified(self.credential, run, resource))) == (not quiet)
         if not quiet:
-            self.refused = None
+            self.refused = left
 
-    @rule(run=st.none() | runs, permanent=st.booleans())
-    def refuse(self, run: RunId | None, permanent: bool) -> None:
-        event = refused(run, permanent=permanent)
+    @rule(
+        run=st.none() | runs,
+        permanent=st.booleans(),
+        category=st.sampled_from(["policy", "permanent-credential"]),
+        resource=resources,
+    )
+    def refuse(self, run: RunId | None, permanent: bool, category: str, resource: str) -> None:
+        event = refused(run, permanent=permanent, category=category, resource=resource)
         events = self.history.take(credentials.rejected(self.credential, event))
         assert events == ([] if self.revoked or self.holds_a_former_one(run) else [event])
         if events and permanent:
-            self.refused = event
+            self.refused.pop(resource, None)
+            self.refused[resource] = event
 
     @rule()
     def revoke(self) -> None:
@@ -118,7 +131,9 @@ class Use(RuleBasedStateMachine):
     @precondition(lambda self: not self.revoked)
     @invariant()
     def a_refusal_stands_until_it_is_answered(self) -> None:
-        assert self.history.state is None or (self.credential.state == "rejected") == (self.refused is not None)
+        if self.history.state is not None:
+            assert (self.credential.state == "rejected") == bool(self.refused)
+            assert self.credential.refusals == tuple(self.refused.values())
 
     @invariant()
     def a_revoked_credential_stays_so_until_it_is_set_anew(self) -> None:
@@ -145,6 +160,35 @@ def test_the_refusal_of_a_former_secret_does_not_strike_the_new_one() -> None:
     assert history.state is not None
     assert credentials.rejected(history.state, refused(RUNS[0])) == []
     assert credentials.rejected(history.state, refused(RUNS[1])) != []
+
+
+def test_what_one_service_takes_does_not_answer_for_another_that_refuses_by_its_own_policy() -> None:
+    blocked = refused(None, resource="exchange")
+    state = credentials.fold([sealed("d1"), blocked])
+    assert state is not None
+    assert credentials.verified(state, None, "graph") == []
+    assert credentials.hindrance(state, NOON, "graph") is None
+    assert credentials.hindrance(state, NOON, "exchange") == blocked
+
+
+def test_a_wrong_password_keeps_it_from_every_service_until_one_takes_it() -> None:
+    wrong = refused(None, category="permanent-credential", resource="exchange")
+    state = credentials.fold([sealed("d1"), wrong])
+    assert state is not None
+    assert credentials.hindrance(state, NOON, "graph") == wrong
+    state = credentials.evolve(state, CredentialVerified(run=None, resource="graph"))
+    assert state is not None
+    assert (state.state, credentials.hindrance(state, NOON, "exchange")) == ("verified", None)
+
+
+def test_an_account_that_signs_in_again_is_no_longer_listed_as_locked() -> None:
+    locked = CredentialRejected(code=50053, category="locked", permanent=False, run=None, resource="graph", until=NOON)
+    state = credentials.fold([sealed("d1"), CredentialVerified(run=None, resource="graph"), locked])
+    assert state is not None
+    (verified,) = credentials.verified(state, None, "graph")
+    after = credentials.evolve(state, verified)
+    assert after is not None
+    assert after.lockout is None
 
 
 @given(left=st.timedeltas(timedelta(days=-999), timedelta(days=999)), ahead=st.timedeltas(timedelta(0)))

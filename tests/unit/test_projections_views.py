@@ -388,3 +388,27 @@ def test_several_processes_may_make_the_file_at_once(tmp_path: Path) -> None:
     assert [views.runs.position() for views in made] == [0] * 8
     for views in made:
         views.close()
+
+
+def test_a_run_that_was_cancelled_leaves_no_dataset_running_and_is_told(tmp_path: Path) -> None:
+    world = World(tmp_path / "views.db")
+    world.register()
+    world.seal()
+    world.start(RUN, USERS, GROUPS)
+    world.complete()
+    world.complete(GROUPS)
+    world.say(run_stream(RUN), RunFinished(outcomes=()))
+    world.start(LATER, USERS, GROUPS)
+    world.collect(started(LATER), batch(3, LATER))
+    world.say(run_stream(LATER), RunCancelled(reason="given up: the collector died"))
+
+    line = world.line()
+    assert line.why == "run-cancelled"
+    (groups, users) = line.datasets
+    assert (groups.state, users.state, users.reason) == ("complete", "truncated", "run-cancelled")
+    row = world.views.runs.row(LATER)
+    assert row is not None
+    assert [(one.outcome, one.reason, one.detail, one.rows) for one in row.datasets] == [
+        ("truncated", "run-cancelled", "given up: the collector died", 3),
+        ("not-started", "run-cancelled", "given up: the collector died", 0),
+    ]

@@ -174,6 +174,14 @@ def test_what_does_not_stand_in_the_way_of_a_release(what: str) -> None:
     assert isinstance(replace(ALLOWED, credential=ALLOWANCES[what]).decide(), CredentialReleased)
 
 
+def test_a_policy_of_one_service_keeps_the_credential_from_no_other() -> None:
+    blocked = CredentialRejected(code=53003, category="policy", permanent=True, run=RUN, resource="exchange")
+    case = replace(ALLOWED, credential=credentials.fold([SEALED, blocked]))
+    assert isinstance(case.decide(), CredentialReleased)
+    exchange = replace(case, request=msgspec.structs.replace(REQUEST, purpose="exchange"))
+    assert exchange.decide() == ReleaseDenied(run=RUN, activation="a1", why="credential-rejected")
+
+
 def test_a_run_is_in_nobody_s_way_when_it_has_ended_or_is_the_one_that_asks() -> None:
     ended = runs.evolve(OTHER_RUN, RunFinished(outcomes=()))
     assert ALLOWED.run is not None

@@ -209,22 +209,22 @@ def test_a_locked_account_is_left_alone_by_runs_too() -> None:
 
 def test_a_release_that_is_refused_for_what_a_service_said_says_that_and_what_to_do() -> None:
     refused = ReleaseRefused("c", REASONS["credential-rejected"])
-    explanation = explained(refused, credentials.fold([SEALED, REJECTED]), NOON)
+    explanation = explained(refused, credentials.fold([SEALED, REJECTED]), NOON, "graph")
 
     assert isinstance(explanation, CredentialStands)
     assert str(explanation).startswith("AADSTS50076: Multi-factor authentication is demanded. Use an app registration")
     assert "`tenantry credential verify`" in str(explanation)
     assert "not tried before 13:00 UTC" in told(LOCKED)
     refused = ReleaseRefused("c", REASONS["credential-locked"])
-    locked = explained(refused, credentials.fold([SEALED, LOCKED, REJECTED]), NOON)
+    locked = explained(refused, credentials.fold([SEALED, LOCKED, REJECTED]), NOON, "graph")
     assert "not tried before 13:00 UTC" in str(locked)
 
 
 def test_a_release_that_is_refused_for_another_reason_keeps_its_words() -> None:
     refused = ReleaseRefused("c", REASONS["tenant-not-active"])
 
-    assert explained(refused, credentials.fold([SEALED, REJECTED]), NOON) is refused
-    assert explained(refused, None, NOON) is refused
+    assert explained(refused, credentials.fold([SEALED, REJECTED]), NOON, "graph") is refused
+    assert explained(refused, None, NOON, "graph") is refused
 
 
 @pytest.mark.parametrize(
@@ -244,8 +244,20 @@ def test_what_was_put_back_stands_as_it_stood_before(
 
     assert restored is not None
     assert (restored.digest, restored.identity, restored.expires) == ("d1", "app", NOON)
-    assert (restored.rejected, restored.lockout) == (former.rejected, former.lockout)
-    assert credentials.hindrance(restored, NOON) == credentials.hindrance(former, NOON)
+    assert (restored.refusals, restored.lockout) == (former.refusals, former.lockout)
+    assert credentials.hindrance(restored, NOON, "graph") == credentials.hindrance(former, NOON, "graph")
+
+
+def test_a_lockout_that_the_new_password_brought_about_holds_for_the_former_one_of_that_account_too() -> None:
+    former = credentials.fold([SEALED, LOCKED])
+    assert former is not None
+    later = msgspec.structs.replace(LOCKED, run=ASKED, until=NOON + timedelta(hours=3))
+    new = CredentialRotated(kind="app-secret", identity="app", vault_key="k2", digest="d2")
+
+    restored = credentials.fold([SEALED, LOCKED, new, later, *credentials.restore(former)])
+
+    assert restored is not None
+    assert restored.lockout == later
 
 
 def test_an_expiry_is_announced_once_and_that_of_a_new_credential_again() -> None:
