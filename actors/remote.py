@@ -16,6 +16,7 @@ import ray
 import structlog
 from ray.exceptions import RayError, RayTaskError
 
+from actors.build import build_of
 from actors.collector import CollectorCore
 from actors.logs import log_to
 from actors.messages import Unforeseen, Work
@@ -68,19 +69,30 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def _begin(settings: Settings, name: str) -> None:
-    """What every process of an actor does first, as it may come to hold a credential. Left alone, it would go on with
-    its work for some seconds after its node died."""
-    die_with_parent()
-    refuse_core_files()
-    log_to(settings, name)
+class Process:
+    """What every process of an actor does first, as it may come to hold a credential, and what it tells of itself. Left
+    alone, it would go on with its work for some seconds after its node died."""
+
+    def __init__(self, settings: Settings, name: str) -> None:
+        die_with_parent()
+        refuse_core_files()
+        log_to(settings, name)
+        self._build = build_of(settings)
+
+    @again
+    async def pid(self) -> int:
+        return os.getpid()
+
+    @again
+    async def build(self) -> str:
+        return self._build
 
 
-class VaultActor:
+class VaultActor(Process):
     """Passes sealed requests and answers; the keys are in its keyholder's process."""
 
     def __init__(self, settings: Settings) -> None:
-        _begin(settings, "vault")
+        super().__init__(settings, "vault")
         self._core = VaultCore(settings)
 
     async def release(self, request: Release) -> bytes:
@@ -89,16 +101,12 @@ class VaultActor:
     async def release_data_key(self, request: ReleaseDataKey) -> bytes:
         return await self._core.release_data_key(request)
 
-    @again
-    async def pid(self) -> int:
-        return os.getpid()
 
-
-class GraphCollector:
+class GraphCollector(Process):
     """Collects from Graph; asynchronous, its connections and quotas are its own."""
 
     def __init__(self, settings: Settings, name: str, batch_bytes: int) -> None:
-        _begin(settings, name)
+        super().__init__(settings, name)
         batches, catalog = open_batch_store(settings.batches), load_catalog(settings.catalog)
         self._core = CollectorCore(name, batches, catalog, limit_bytes=batch_bytes)
         gc.freeze()
@@ -113,20 +121,16 @@ class GraphCollector:
         await self._core.forget(tenant, run, epoch)
         gc.collect()
 
-    @again
-    async def pid(self) -> int:
-        return os.getpid()
-
 
 class PowerShellCollector(GraphCollector):
     """Collects cmdlets: Exchange Online's over HTTPS, an Exchange Server's over PSRP in threads."""
 
 
-class TenantActor:
+class TenantActor(Process):
     """Carries out one run of one tenant at a time."""
 
     def __init__(self, settings: Settings, name: str, vault: Handle) -> None:
-        _begin(settings, name)
+        super().__init__(settings, name)
         self._core = TenantCore(
             settings, open_store(settings), RemoteVault(vault), load_catalog(settings.catalog), clock=now
         )
@@ -139,12 +143,8 @@ class TenantActor:
         finally:
             gc.collect()
 
-    @again
-    async def pid(self) -> int:
-        return os.getpid()
 
-
-class Supervisor:
+class Supervisor(Process):
     """Gives requested runs to tenant actors; everything it knows is in the event store."""
 
     def __init__(
@@ -154,7 +154,7 @@ class Supervisor:
         graph: Sequence[Handle],
         powershell: Sequence[Handle],
     ) -> None:
-        _begin(settings, "supervisor")
+        super().__init__(settings, "supervisor")
         places = [
             RemotePlace(
                 tenant,
@@ -170,10 +170,6 @@ class Supervisor:
 
     async def work(self, until_idle: bool) -> None:
         await self._core.work(until_idle=until_idle)
-
-    @again
-    async def pid(self) -> int:
-        return os.getpid()
 
 
 async def answered(call: Awaitable[T], lost: type[CollectorLost] | type[KeyholderUnavailable], *facts: str) -> T:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from actors.build import build_of
 from collectors.session import LIMIT_BYTES
 from domain.errors import PermanentError
 from domain.settings import Settings
@@ -36,6 +37,15 @@ class RayUnavailable(PermanentError):
     sentence = "Ray at {0!r} cannot be used: {1}. Check [ray] address, the token and `ray status`."
 
 
+class OtherBuild(PermanentError):
+    """(actors, address)"""
+
+    sentence = (
+        "{0} on Ray at {1!r} run other code, or have other settings, than this command. Install the same wheel on "
+        "every node, and stop them with `ray stop` before settings or catalog change."
+    )
+
+
 class System:
     """The running actors. `with System(settings) as system:` starts and stops them on one machine.
 
@@ -56,13 +66,16 @@ class System:
         if self._settings.ray_address == "local":
             os.environ.setdefault("RAY_AUTH_TOKEN_PATH", str(_token_file(self._settings)))
         import ray
+        from ray.exceptions import RayError
 
         try:
             ray.init(**self._arguments())
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (ConnectionError, RuntimeError, ValueError, RayError) as error:
             raise RayUnavailable(self._settings.ray_address, str(error).partition("\n")[0][:300]) from error
         try:
             self._build()
+            if self._settings.ray_address != "local":
+                self._compare()
         except BaseException:
             ray.shutdown()
             raise
@@ -109,6 +122,24 @@ class System:
         tenants = [actor("tenant", f"tenant-{n}", f"tenant-{n}", vault) for n in range(settings.tenant_actors)]
         actor("supervisor", "supervisor", tenants, graph, powershell)
 
+    def _compare(self) -> None:
+        """Actors may be on other nodes, and of an earlier command. Raises `OtherBuild`, or `RayUnavailable`."""
+        own = build_of(self._settings)
+        if other := sorted(name for name, build in self._told("build").items() if build != own):
+            raise OtherBuild(", ".join(other), self._settings.ray_address)
+
+    def _told(self, method: str) -> dict[str, Any]:
+        """The answer of each actor by its name."""
+        import ray
+        from ray.exceptions import RayError
+
+        names = list(self._actors)
+        try:
+            answers = ray.get([getattr(self._actors[name], method).remote() for name in names])
+        except RayError as error:
+            raise RayUnavailable(self._settings.ray_address, type(error).__name__) from None
+        return dict(zip(names, answers, strict=True))
+
     def work(self, *, until_idle: bool) -> None:
         """Lets the supervisor carry out what is requested; returns at once."""
         self._work = self._actors["supervisor"].work.remote(until_idle)
@@ -136,10 +167,7 @@ class System:
 
     def pids(self) -> dict[str, int]:
         """Process id of each actor by its name."""
-        import ray
-
-        names = list(self._actors)
-        return dict(zip(names, ray.get([self._actors[name].pid.remote() for name in names]), strict=True))
+        return self._told("pid")
 
 
 def dead_processes() -> list[str]:

@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -37,7 +38,9 @@ from projections.runs import RunRow
 from query.tables import table_of
 
 DIRECTORY = ".tenantry-demo"
-MARK = "demo.json"
+COUNTS = "demo.json"
+MARK = "made-by-tenantry-demo"
+MARKED = "This directory was made by `tenantry demo`, and the next `tenantry demo` deletes it.\n"
 CLOUD = "simulator"
 TRUTHS = {
     Dataset("entra.organization"): "organization",
@@ -88,7 +91,7 @@ def demo(
         names = {one.id: one.name for one in simulator.started.tenants}
         failures(session, [*first, *second], names)
         counts = compared(session, state, simulator, [row.tenant for row in second if row.state == "finished"])
-        write_atomically(directory / MARK, msgspec.json.format(msgspec.json.encode(counts), indent=2), 0o600)
+        write_atomically(directory / COUNTS, msgspec.json.format(msgspec.json.encode(counts), indent=2), 0o600)
         trail(session, state, enrolled[0], names[enrolled[0]])
         past(session, state, enrolled[0], names[enrolled[0]], before)
         result = verified(state, [])
@@ -116,17 +119,23 @@ def fresh_directory(effective: Effective) -> Path:
     """The demo's directory, without what an earlier demo left; anybody else's directory is refused."""
     chosen = effective.settings.state if effective.origins["state"] != "default" else DIRECTORY
     directory = Path.cwd() / chosen
-    if directory.exists() and any(directory.iterdir()):
-        if not (directory / MARK).exists():
-            raise NotAllowed("run the demo", f"{directory} is not an earlier demo's", "Give another with --state.")
-        stop_keyholder(msgspec.structs.replace(effective.settings, state=str(directory)))
-        shutil.rmtree(directory)
     try:
+        if directory.exists() and any(directory.iterdir()):
+            if not _marked(directory):
+                raise NotAllowed("run the demo", f"{directory} is not an earlier demo's", "Give another with --state.")
+            stop_keyholder(msgspec.structs.replace(effective.settings, state=str(directory)))
+            shutil.rmtree(directory)
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (directory / MARK).touch(0o600)
+        write_atomically(directory / MARK, MARKED.encode(), 0o600)
     except OSError as error:
         raise refused(f"run the demo in {directory}", directory, error) from error
     return directory
+
+
+def _marked(directory: Path) -> bool:
+    with suppress(FileNotFoundError):
+        return (directory / MARK).read_bytes() == MARKED.encode()
+    return False
 
 
 def configured(directory: Path, simulator: SimulatorProcess) -> dict[str, str]:

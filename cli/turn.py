@@ -28,13 +28,14 @@ def turn(state: State, command: str = "collect") -> Iterator[None]:
     `NotAllowed`."""
     descriptor = os.open(state.directory / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            why = f"another `tenantry collect` (or a verification) is at work in {state.directory}"
+            raise NotAllowed(command, why, WAIT.get(command, "Wait for it.")) from None
         for said in settled(state):
             tell(said)
         yield
-    except BlockingIOError:
-        why = f"another `tenantry collect` (or a verification) is at work in {state.directory}"
-        raise NotAllowed(command, why, WAIT.get(command, "Wait for it.")) from None
     finally:
         os.close(descriptor)
 

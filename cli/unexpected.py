@@ -17,8 +17,8 @@ DEBUG = "TENANTRY_DEBUG"
 
 
 def recorded(error: Exception, state: Path | None, environment: Mapping[str, str]) -> Refusal:
-    """What to tell. The traceback, which shows code and never a value of a variable, is appended to the log of the
-    state directory, and printed when `TENANTRY_DEBUG` is set."""
+    """What to tell. The traceback is appended to the log of the state directory, and printed when `TENANTRY_DEBUG` is
+    set: it shows code and the error's own text, and no variable."""
     trace = "".join(traceback.format_exception(error))
     if environment.get(DEBUG):
         sys.stderr.write(trace)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from running import Running
 
@@ -196,3 +199,50 @@ def test_no_process_of_ours_leaves_a_core_file(running: Running) -> None:
     for name, text in limits.items():
         core = next(line for line in text.splitlines() if line.startswith("Max core file size"))
         assert core.split()[4:6] == ["0", "0"], name
+
+
+DRIVER = """
+import sys, msgspec
+from actors.system import System
+from domain.errors import TenantryError
+from domain.settings import Settings
+try:
+    with System(msgspec.json.decode(sys.stdin.buffer.read(), type=Settings), batch_bytes=int(sys.argv[1])):
+        print("joined")
+except TenantryError as error:
+    print(error)
+"""
+
+
+def joined(running: Running, **changes: str) -> str:
+    """What another driver of the same cluster says, whose settings have these changes."""
+    import ray
+
+    settings = msgspec.structs.replace(
+        running.estate.settings, ray_address=ray.get_runtime_context().gcs_address, **changes
+    )
+    ended = subprocess.run(  # noqa: S603 - our own program
+        (sys.executable, "-c", DRIVER, "4000"),
+        input=msgspec.json.encode(settings),
+        capture_output=True,
+        check=True,
+    )
+    return ended.stdout.decode().strip()
+
+
+def test_a_driver_joins_actors_of_its_own_build_and_no_others(running: Running, tmp_path: Path) -> None:
+    catalog = tmp_path / "catalog.toml"
+    catalog.write_text(
+        '[[dataset]]\nname = "entra.devices"\nworkload = "graph"\nmode = "full"\npath = "/v1.0/devices"\n'
+        'key = "id"\npermission = "Device.Read.All"\n'
+    )
+
+    assert joined(running) == "joined"
+    said = joined(running, catalog=str(catalog))
+    assert "graph-0, powershell-0, supervisor, tenant-0" in said
+    assert "run other code, or have other settings" in said
+
+
+def test_a_cluster_that_does_not_take_the_token_is_told(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
+    assert "cannot be used" in joined(running)
