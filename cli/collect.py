@@ -12,7 +12,7 @@ import typer
 
 from actors.plan import datasets_for
 from actors.standing import REASON
-from cli.command import FAILED, INCOMPLETE, Session, flag, now, operator
+from cli.command import FAILED, INCOMPLETE, Session, flag, now, operator, tell
 from cli.forecast import announce
 from cli.progress import Progress, completed, counted
 from cli.refusals import Refusal
@@ -24,7 +24,7 @@ from cli.views import tenants as registered
 from collectors.catalog import load_catalog
 from domain import run as domain_runs
 from domain import tenant as tenants
-from domain.errors import NotAllowed
+from domain.errors import NotAllowed, PermanentError, Unknown, Unreadable
 from domain.events import RunEvent, RunRequested
 from domain.ids import RunId, TenantId, known_dataset, new_run_id, run_stream
 from domain.run import Run
@@ -49,18 +49,23 @@ def collect(
     no run finished.
 
     Runs that an earlier `collect` left unfinished go on from their last batch; without TENANT and --all, only these.
+    With --all a tenant that cannot be collected as asked is skipped, and named; one that is named is an error.
 
     Example: `tenantry collect --all -d entra.users`
     """
     state = opened(session)
     left = unfinished(state)
-    asked = chosen(state, tenant or [], every=all_, left=left)
+    asked, skipped = chosen(state, tenant or [], every=all_, left=left), False
     names = [known_dataset(name, load_catalog(session.settings.catalog)) for name in dataset_ or []]
+    if all_:
+        asked, skipped = collectable(state, asked, names)
     again = continued(state, asked, names, left, full=full)
     anew = [one for one in asked if one.id not in {row.tenant for row in again}]
     if detach:
         requested = request(state, anew, names, full=full)
         session.show([{"run": run} for run in requested], ("run",), "Unfinished runs will do what was asked.")
+        if skipped:
+            raise typer.Exit(INCOMPLETE)
         return
     check_authorities(state, [*asked, *(state.tenant(row.tenant) for row in left)])
     with turn(state):
@@ -75,7 +80,7 @@ def collect(
         session.say(f"{one.tenant}, {one.slot}: the credential expires on {one.expires:%Y-%m-%d}.", "yellow")
     if any(row.state != "finished" for row in rows):
         raise typer.Exit(FAILED if all(row.state != "finished" for row in rows) else INCOMPLETE)
-    if not all(complete(row) for row in rows):
+    if skipped or not all(complete(row) for row in rows):
         raise typer.Exit(INCOMPLETE)
 
 
@@ -96,6 +101,26 @@ def chosen(state: State, asked: Sequence[str], *, every: bool, left: Sequence[Ru
     if not found:
         raise NotAllowed("collect", "there is no active tenant", "Register one with `tenantry tenant add`.")
     return found
+
+
+def collectable(state: State, asked: Sequence[Tenant], names: Sequence[str]) -> tuple[list[Tenant], bool]:
+    """Those of which what is asked for can be collected, and whether others were left out, which are told. Raises what
+    stands in the way of all of them."""
+    catalog = load_catalog(state.settings.catalog)
+    found: list[Tenant] = []
+    refused: list[PermanentError] = []
+    for one in asked:
+        try:
+            datasets_for(one, catalog, names)
+            check_authorities(state, [one])
+        except (NotAllowed, Unknown, Unreadable) as error:
+            refused.append(error)
+            tell(f"{one.name} is skipped. {error}")
+        else:
+            found.append(one)
+    if not found:
+        raise refused[0]
+    return found, bool(refused)
 
 
 def continued(

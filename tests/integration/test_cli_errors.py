@@ -10,8 +10,9 @@ from collections.abc import Callable
 from secrets import token_hex
 
 import pytest
-from desk import CLIENT, CONTOSO, OFFBOARDED, RUN, STRANGER, SUSPENDED, Desk
+from desk import CLIENT, CONTOSO, OFFBOARDED, RUN, STRANGER, SUSPENDED, Desk, one_line
 
+from cli.demo import MARK
 from cli.sealing import parse_sealed, placed, recordable
 from crypto.stores import credential_name
 from domain.errors import NotAllowed
@@ -319,6 +320,19 @@ def test_one_collect_at_a_time_works_in_a_state_directory(desk: Desk) -> None:
     assert json.loads(desk.type("run", "list", "--json").out) == []
 
 
+def test_a_tenant_that_cannot_be_collected_as_asked_keeps_no_other_from_it(desk: Desk) -> None:
+    (desk.directory / "tenantry.toml").write_text(f"[clouds.lab]\n{HOSTS}ca_bundle = 'gone.pem'\n")
+    assert desk.type("tenant", "add", STRANGER, "--domain", "lab.example", "--cloud", "lab").code == 0
+
+    said = desk.type("collect", "--all", "--detach")
+    assert said.code == 3
+    assert "lab.example is skipped. Cannot read the CA bundle" in one_line(said.err)
+    assert [run["tenant"] for run in json.loads(desk.type("run", "list", "--json").out)] == [CONTOSO]
+
+    assert "declares no Exchange Server" in desk.type("collect", "--all", "-d", "onprem.mailboxes", "--detach").err
+    assert len(json.loads(desk.type("run", "list", "--json").out)) == 1
+
+
 def test_what_is_requested_twice_is_one_run(desk: Desk) -> None:
     words = ["collect", CONTOSO, "-d", "entra.users", "--detach", "--json"]
     first = json.loads(desk.type(*words).out)
@@ -352,3 +366,11 @@ def test_the_simulators_port_may_be_taken(desk: Desk) -> None:
 def test_the_demo_does_not_touch_the_directory_of_somebody_else(desk: Desk) -> None:
     assert "not an earlier demo's" in desk.refused(2, "demo", "--state", ".tenantry")
     assert (desk.state / "version").exists()
+    project = desk.directory / "project"
+    project.mkdir()
+    (project / "demo.json").write_text("{}")
+    assert "not an earlier demo's" in desk.refused(2, "demo", "--state", "project")
+    (project / MARK).write_text("a file of this name that says something else")
+    assert "not an earlier demo's" in desk.refused(2, "demo", "--state", "project")
+    assert "Not a directory" in desk.refused(2, "demo", "--state", "project/demo.json")
+    assert len([*project.iterdir()]) == 2
