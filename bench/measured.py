@@ -87,7 +87,7 @@ def peak_mib(pid: int | None = None) -> float:
 def measure(script: str, job: Job) -> Measured:
     """Runs `bench/SCRIPT` in a process of its own. What it prints on standard error is shown."""
     done = subprocess.run(  # noqa: S603 - our own interpreter and file
-        [sys.executable, str(HERE / script)], input=msgspec.json.encode(job), stdout=subprocess.PIPE, check=True
+        [sys.executable, "-P", str(HERE / script)], input=msgspec.json.encode(job), stdout=subprocess.PIPE, check=True
     )
     return msgspec.json.decode(done.stdout, type=Measured)
 
