@@ -20,6 +20,7 @@ check: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python bench/collect.py
 	$(BIN)/python bench/vault.py
+	$(BIN)/python bench/demo.py
 
 $(STAMP): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Tenantry needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Set PYTHON=python3.x.")'
