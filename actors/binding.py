@@ -88,7 +88,7 @@ class Binding:
 
     def _opened(self, assignment: Assignment, account: Secret) -> RemotePowerShell:
         if assignment.exchange_server is None:
-            raise Unknown("Exchange Server of tenant", assignment.tenant, "Declare it with `tenantry tenant add`.")
+            raise Unknown("Exchange Server of tenant", assignment.tenant, "Declare it with `tenantry tenant change`.")
         found = decode(account)
         if not isinstance(found, ServiceAccount):
             raise EnvelopeRejected("an Exchange Server takes a service account")

@@ -23,6 +23,6 @@ def datasets_for(tenant: Tenant, catalog: Mapping[Dataset, Definition], asked: S
     )
     if not possible:
         raise NotAllowed(
-            "collect", f"tenant {tenant.id} declares no Exchange Server", "Declare it with `tenantry tenant add`."
+            "collect", f"tenant {tenant.id} declares no Exchange Server", "Declare it with `tenantry tenant change`."
         )
     return possible

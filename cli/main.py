@@ -43,6 +43,7 @@ GROUPS: dict[str, tuple[str, str, dict[str, str]]] = {
             "add": "add",
             "list": "list_",
             "show": "show",
+            "change": "change",
             "plan": "plan",
             "suspend": "suspend",
             "resume": "resume",

@@ -16,11 +16,16 @@ from cli.views import fleet
 from collectors.catalog import load_catalog
 from domain import tenant as tenants
 from domain.errors import Malformed, NotAllowed, Unknown
-from domain.events import ExchangeServer, TenantEvent, TenantRegistered
+from domain.events import ExchangeServer, TenantChanged, TenantEvent, TenantRegistered
 from domain.ids import domain_name, known_dataset, tenant_id, tenant_stream
 from domain.tenant import Tenant
 from eventstore.streams import Held
 
+EXCHANGE_SERVER = "HOST[:PORT][/PATH]"
+ServerOption = Annotated[
+    str, typer.Option(metavar=EXCHANGE_SERVER, help="Its own Exchange Server's remote PowerShell, if any.")
+]
+AuthOption = Annotated[str, typer.Option(metavar="NAME", help="kerberos, negotiate or basic.")]
 TenantArgument = Annotated[str, typer.Argument(metavar="TENANT", help="Directory id (GUID).")]
 
 
@@ -32,10 +37,8 @@ def add(
     cloud: Annotated[
         str, typer.Option(metavar="NAME", help="Name of a cloud (see `tenantry config show`).")
     ] = "public",
-    exchange_server: Annotated[
-        str, typer.Option(metavar="HOST[:PORT][/PATH]", help="Its own Exchange Server's remote PowerShell, if any.")
-    ] = "",
-    exchange_auth: Annotated[str, typer.Option(metavar="NAME", help="kerberos, negotiate or basic.")] = "kerberos",
+    exchange_server: ServerOption = "",
+    exchange_auth: AuthOption = "kerberos",
 ) -> None:
     """Register a tenant and make its data key.
 
@@ -43,8 +46,7 @@ def add(
     """
     state = opened(session)
     checked = tenant_id(tenant)
-    if cloud not in session.settings.clouds:
-        raise Unknown("cloud", cloud, f"There are {', '.join(sorted(session.settings.clouds))}.")
+    known_cloud(session, cloud)
     registered = TenantRegistered(
         tenant=checked,
         name=name or domain_name(domain),
@@ -61,6 +63,46 @@ def register(state: State, registered: TenantRegistered) -> None:
     held: Held[Tenant | None, TenantEvent] = state.held(tenant_stream(registered.tenant), tenants.evolve, None)
     state.decide(held, lambda known: tenants.register(known, registered), "tenant add")
     state.keyholder.create_data_key(registered.tenant, operator(), "tenant add")
+
+
+def known_cloud(session: Session, name: str) -> None:
+    """Raises `Unknown`."""
+    if name not in session.settings.clouds:
+        raise Unknown("cloud", name, f"There are {', '.join(sorted(session.settings.clouds))}.")
+
+
+def change(
+    session: Session,
+    tenant: TenantArgument,
+    domain: Annotated[str, typer.Option(metavar="NAME", help="Its primary domain.")] = "",
+    name: Annotated[str, typer.Option(metavar="TEXT", help="A name to show.")] = "",
+    cloud: Annotated[str, typer.Option(metavar="NAME", help="Name of a cloud.")] = "",
+    exchange_server: ServerOption = "",
+    exchange_auth: AuthOption = "kerberos",
+    no_exchange_server: Annotated[bool, flag("--no-exchange-server", help="It has none (any more).")] = False,
+) -> None:
+    """Change what was registered; what is not given stays.
+
+    Example: `tenantry tenant change TENANT --exchange-server mail.contoso.com --exchange-auth negotiate`
+    """
+    if exchange_server and no_exchange_server:
+        raise NotAllowed(
+            "change the tenant", "an Exchange Server is given, and that there is none", "Give one of both."
+        )
+    if cloud:
+        known_cloud(session, cloud)
+    server = exchange_endpoint(exchange_server, exchange_auth) if exchange_server else None
+
+    def changed(known: Tenant) -> list[TenantEvent]:
+        event = TenantChanged(
+            name=name or known.name,
+            domain=domain_name(domain) if domain else known.domain,
+            cloud=cloud or known.cloud,
+            exchange_server=server or (None if no_exchange_server else known.exchange_server),
+        )
+        return tenants.change(known, event)
+
+    _decide(session, tenant, "Changed", changed)
 
 
 def list_(session: Session) -> None:
@@ -200,7 +242,7 @@ def _decide(
 ) -> None:
     state = state or opened(session)
     held = state.tenant_stream(tenant)
-    changed = state.decide(held, lambda known: decision(tenants.known(known, tenant_id(tenant))), f"tenant {done}")
+    changed = state.decide(held, lambda known: decision(tenants.known(known, tenant_id(tenant))), session.command)
     _report(session, state, tenant, done if changed else "Nothing to change for")
 
 

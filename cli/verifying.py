@@ -30,7 +30,7 @@ def slots_of(state: State, tenant: Tenant, asked: Slot | None) -> list[Slot]:
     """The slot that was asked for, else those that hold a credential for something to sign in to."""
     if asked == EXCHANGE_SERVER and tenant.exchange_server is None:
         why = f"tenant {tenant.id} declares no Exchange Server"
-        raise NotAllowed("verify the credential", why, "Declare it with `tenantry tenant add`.")
+        raise NotAllowed("verify the credential", why, "Declare it with `tenantry tenant change`.")
     wanted = [asked] if asked else [one for one in SLOTS if one != EXCHANGE_SERVER or tenant.exchange_server]
     found = [one for one in wanted if holds(state, tenant, one)]
     if not found:

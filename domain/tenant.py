@@ -109,9 +109,15 @@ def in_service(state: Tenant, command: str) -> None:
 
 
 def register(state: Tenant | None, event: TenantRegistered) -> list[TenantEvent]:
-    if state is not None:
-        raise AlreadyExists("Tenant", state.id, "See `tenantry tenant show`.")
-    return [event]
+    """Nothing when the same registration was interrupted before there was a data key. Raises `AlreadyExists`."""
+    if state is None:
+        return [event]
+    same = (state.name, state.domain, state.cloud, state.exchange_server) == (
+        *(event.name, event.domain, event.cloud, event.exchange_server),
+    )
+    if same and state.data_key is None and state.state != "offboarded":
+        return []
+    raise AlreadyExists("Tenant", state.id, "See `tenantry tenant show`, or `tenantry tenant change`.")
 
 
 def change(state: Tenant, event: TenantChanged) -> list[TenantEvent]:
