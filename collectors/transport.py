@@ -34,14 +34,17 @@ CONNECTIONS = httpx.Limits(max_connections=64, max_keepalive_connections=32, kee
 
 
 class Patience(NamedTuple):
-    """How long one request is tried: so many attempts, and so many seconds of waiting between them."""
+    """How long one request is tried: so many failures, and so many seconds of waiting. To be asked for fewer requests
+    is no failure: as long as the service says when to come back, only the seconds count."""
 
     attempts: int = 8
-    seconds: float = 900.0
+    seconds: float = 3600.0
     longest_back_off: float = 60.0
 
 
 PATIENCE = Patience()
+LEAST_WAIT_SECONDS = 0.5
+"""However short a wait the service asks for."""
 
 
 class _Cut(Exception):
@@ -78,21 +81,22 @@ class HttpTransport:
         """The service's answer. Raises `Throttled`, `ServiceUnavailable` or `ConnectionLost` after the last attempt."""
         if request.wait:
             await self._wait(request.wait)
-        waited = 0.0
-        for attempt in range(1, self._patience.attempts + 1):
+        waited, tried, failures = 0.0, 0, 0
+        while True:
             pause = self._buckets.take(request.tenant, request.bucket, request.cost, self._clock())
             if pause:
                 await self._wait(pause)
             answer = await self._attempt(request, token)
             if isinstance(answer, Response):
                 return answer
-            failure, seconds = answer
-            seconds = self._back_off(attempt) if seconds is None else seconds
+            failure, asked = answer
+            tried += 1
+            failures += not isinstance(failure, Throttled)
+            seconds = max(asked, LEAST_WAIT_SECONDS) if asked else self._back_off(tried)
             waited += seconds
-            if attempt == self._patience.attempts or waited > self._patience.seconds:
+            if failures >= self._patience.attempts or waited > self._patience.seconds:
                 raise failure
             await self._wait(seconds)
-        raise AssertionError("patience has at least one attempt")
 
     async def _attempt(self, request: Request, token: Secret) -> Response | tuple[TransientError, float | None]:
         """An answer, or why there is none and how long the service asks to wait."""
@@ -145,7 +149,7 @@ class HttpTransport:
 
     def _back_off(self, attempt: int) -> float:
         """1, 2, 4... seconds, each shortened by up to half by chance."""
-        longest = min(self._patience.longest_back_off, 2.0 ** (attempt - 1))
+        longest = min(self._patience.longest_back_off, 2.0 ** min(attempt - 1, 30))
         return longest * (1.0 - self._chance() / 2)
 
 

@@ -275,6 +275,27 @@ def test_a_passing_fault_costs_no_row(estate: Estate, route: str, kind: str, opt
     assert sum(estate.waited) > 0
 
 
+def test_a_service_that_says_when_to_come_back_is_waited_for_however_often_it_says_so(estate: Estate) -> None:
+    estate.fail("users-delta", "throttle", times=40, after=1, retry_after=1)
+
+    found = run(collect(estate, estate.assignment("entra.users")))
+
+    assert isinstance(found.end, Complete)
+    assert found.ids == set(estate.tenant.people)
+    assert estate.waited.count(1.0) >= 40
+
+
+def test_a_wait_of_no_time_is_none_that_a_service_means(estate: Estate) -> None:
+    estate.fail("users-delta", "throttle", times=None, after=1, retry_after=0)
+
+    found = run(collect(estate, estate.assignment("entra.users")))
+
+    assert isinstance(found.end, Truncated)
+    assert found.end.reason == "throttled"
+    assert len(estate.waited) < 100
+    assert sum(estate.waited) > 1_800
+
+
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
