@@ -122,7 +122,7 @@ class Activation:
         """An access token, and not `refused`, the one that the service no longer took.
 
         The credential is released once for each resource, on record before it is used. Raises `SignInFailed`,
-        `ReleaseRefused`, or what `patience.ATTEMPTS` names when it did not pass.
+        `ReleaseRefused`, or what `patience.SCHEDULES` names when it did not pass.
         """
         async with self._lock:
             if resource not in self._released:

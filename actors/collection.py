@@ -9,7 +9,7 @@ import structlog
 
 from actors.activation import Activation
 from actors.messages import Collector, Work, data_key_context, token_context
-from actors.patience import PASSING, pause
+from actors.patience import ACTOR, PASSING
 from actors.standing import REASON, CredentialStands
 from collectors.dataset import Dataset as Definition
 from collectors.dataset import window_of
@@ -24,6 +24,7 @@ from domain.collection import Collection
 from domain.errors import (
     ActivationLost,
     CollectorLost,
+    EnvelopeRejected,
     NotAllowed,
     PermanentError,
     ProtocolViolation,
@@ -163,7 +164,7 @@ class DatasetCollection:
         while True:
             try:
                 secret, data_key = await self._secret(refused), await self._activation.data_key()
-            except (SignInFailed, ReleaseRefused) as refusal:
+            except (SignInFailed, ReleaseRefused, EnvelopeRejected) as refusal:
                 return ended(self._refused(refusal))
             except PASSING as error:
                 return ended(Truncated("unavailable", str(error)))
@@ -187,7 +188,7 @@ class DatasetCollection:
                     return ended(gave_up(error))
                 log.warning("collector-lost", dataset=self._definition.name, lost=lost, why=type(error).__name__)
                 if not isinstance(error, TransitKeyChanged):
-                    await self._activation.wait(pause(lost - 1))
+                    await self._activation.wait(ACTOR.pause(lost - 1))
 
     async def _secret(self, refused: Secret | None) -> Secret:
         if self._definition.workload == "exchange-server":
@@ -220,7 +221,7 @@ class DatasetCollection:
                 parent=self._parent,
             )
 
-    def _refused(self, refusal: SignInFailed | ReleaseRefused) -> End:
+    def _refused(self, refusal: SignInFailed | ReleaseRefused | EnvelopeRejected) -> End:
         """Not possible at the beginning; what was read before is a part of the whole."""
         reason, detail = refusal_words(refusal)
         return Truncated(reason, detail) if self._held.state.batches else NotPossible(reason, detail)
@@ -297,11 +298,11 @@ def batch_recorded(run: RunId, batch: Batch) -> BatchRecorded:
     )
 
 
-def refusal_words(refusal: SignInFailed | ReleaseRefused | TransientError) -> tuple[str, str]:
+def refusal_words(refusal: SignInFailed | ReleaseRefused | EnvelopeRejected | TransientError) -> tuple[str, str]:
     """(reason, detail) of an outcome."""
     if isinstance(refusal, SignInFailed):
         code, _, sentence, remedy = refusal.args
         return (f"AADSTS{code}" if code else "sign-in-refused"), f"{sentence} {remedy}"
-    if isinstance(refusal, ReleaseRefused):
+    if isinstance(refusal, ReleaseRefused | EnvelopeRejected):
         return (REASON if isinstance(refusal, CredentialStands) else "not-released"), str(refusal)
     return "unavailable", str(refusal)

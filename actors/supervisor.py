@@ -13,7 +13,7 @@ from typing import Protocol
 
 import structlog
 
-from actors.patience import Wait, pause
+from actors.patience import ACTOR, Wait
 from domain import run as runs
 from domain.errors import PermanentError, StoreUnavailable, TransientError
 from domain.events import RunCancelled, RunEvent, RunFailed, RunFinished, RunRequested
@@ -136,7 +136,7 @@ class SupervisorCore:
                     why = str(error)
                     break
                 log.warning("run-interrupted", run=run, attempt=attempt, why=why)
-                await self.wait(pause(attempt))
+                await self.wait(ACTOR.pause(attempt))
             self._held(run).decide(
                 lambda state: runs.cancel(state, f"given up: {why}") if state else [],
                 at=self.clock(),

@@ -20,12 +20,14 @@ from domain import tenant as tenants
 from domain.errors import (
     ActivationLost,
     ConnectionLost,
+    EnvelopeRejected,
     KeyholderUnavailable,
     NotAllowed,
     ReleaseRefused,
     ServiceUnavailable,
     SignInFailed,
     TenantryError,
+    Throttled,
     TransientError,
     Unknown,
 )
@@ -48,6 +50,8 @@ NOT_STARTED = (
     KeyholderUnavailable,
     ConnectionLost,
     ServiceUnavailable,
+    Throttled,
+    EnvelopeRejected,
 )
 """What keeps a run from starting: it ends failed, with the reason and nothing collected."""
 WATCH_SECONDS = 1.0
@@ -205,7 +209,7 @@ def not_started(name: Dataset, reason: str | None = None, detail: str | None = N
 
 
 def failure_words(
-    refusal: SignInFailed | ReleaseRefused | NotAllowed | Unknown | TransientError,
+    refusal: SignInFailed | ReleaseRefused | NotAllowed | Unknown | EnvelopeRejected | TransientError,
 ) -> tuple[str, str]:
     if isinstance(refusal, (NotAllowed, Unknown)):
         return "not-allowed", str(refusal)

@@ -121,7 +121,7 @@ class Verifying:
                     payload = self._released(ENTRA, resource)
                     tokens = tokens or self.open_tokens(self.cloud, self.tenant.id, payload, now=self.clock)
                     token = (await asyncio.to_thread(tokens.token, resource)).value
-                except (SignInFailed, ReleaseRefused, ConnectionLost, ServiceUnavailable) as refusal:
+                except (SignInFailed, ReleaseRefused, ConnectionLost, ServiceUnavailable, Throttled) as refusal:
                     found.append(_not_verified(ENTRA, resource, refusal))
                     continue
                 found.append(await self._looked_at(resource, token, transport, noted))

@@ -21,10 +21,18 @@ from msal.authority import WELL_KNOWN_AUTHORITY_HOSTS
 from msal.exceptions import MsalError
 
 from collectors.aadsts import Refusal, code_of, refusal
+from collectors.throttle import retry_after
 from crypto.credential import AppCertificate, AppSecret, Credential, ServiceAccount
 from crypto.secret import Secret
 from domain.credential import FOR_ALL
-from domain.errors import ConnectionLost, ServiceUnavailable, SignInFailed, TenantryError
+from domain.errors import (
+    ConnectionLost,
+    ServiceUnavailable,
+    SignInFailed,
+    TenantryError,
+    Throttled,
+    TransientError,
+)
 from domain.ids import TenantId
 from domain.settings import Cloud
 
@@ -132,7 +140,7 @@ class SignIn:
     def token(self, resource: Resource, *, fresh: bool = False) -> AccessToken:
         """An access token good for five minutes at least; `fresh`: not the one that a service just refused.
 
-        Raises `SignInFailed` (again and again, without asking), or `ConnectionLost` or `ServiceUnavailable`.
+        Raises `SignInFailed` (again and again, without asking), or `ConnectionLost`, `ServiceUnavailable`, `Throttled`.
         """
         with self._lock:
             for refused in (self._refused.get(None), self._refused.get(resource)):
@@ -176,7 +184,7 @@ class SignIn:
         found = refusal(code, str(answer.get("error", "")), str(answer.get("suberror", "")))
         if found.category == "transient":
             why = found.sentence.removesuffix(".")
-            return ServiceUnavailable("login", 400, f"{why} (AADSTS{code})" if code else why)
+            return _away(session.last, f"{why} (AADSTS{code})" if code else why)
         return _failure(code, found)
 
     def _origin(self, resource: Resource) -> str:
@@ -219,7 +227,15 @@ def _told(error: Exception, last: requests.Response | None) -> TenantryError:
     found = refusal(code)
     if code and found.category != "transient":
         return _failure(code, found)
-    return ServiceUnavailable("login", last.status_code, f"AADSTS{code}" if code else "no answer to a sign-in")
+    return _away(last, f"AADSTS{code}" if code else "no answer to a sign-in")
+
+
+def _away(last: requests.Response | None, why: str) -> TransientError:
+    """With the time that the service asks to wait, if it says so."""
+    seconds = retry_after(last.headers) if last is not None else None
+    if seconds is not None:
+        return Throttled("login", seconds)
+    return ServiceUnavailable("login", last.status_code if last is not None else 0, why)
 
 
 def _is_rsa(certificate_pem: str) -> bool:

@@ -19,12 +19,13 @@ from stage import (
 
 from actors.collection import CALL_ATTEMPTS
 from actors.messages import Unforeseen, Work, token_context
-from actors.patience import ATTEMPTS
+from actors.patience import ACTOR, LOGIN
 from collectors.work import Complete, NotPossible, Restart, Step, Truncated
 from crypto.transit import TransitKey
 from domain.errors import (
     ActivationLost,
     CollectorLost,
+    EnvelopeRejected,
     KeyholderUnavailable,
     ProtocolViolation,
     ReleaseRefused,
@@ -32,6 +33,7 @@ from domain.errors import (
     SignInFailed,
     StorageFull,
     StoreUnavailable,
+    Throttled,
     TokenExpired,
     Unknown,
 )
@@ -283,10 +285,28 @@ def test_a_sign_in_that_is_refused_after_some_batches_leaves_a_truncated_pass(st
 
 def test_a_login_service_that_is_away_for_a_moment_costs_nothing(stage: Stage) -> None:
     run = stage.request(USERS)
-    stage.issued.trouble = [ServiceUnavailable("login", 503, "")] * (ATTEMPTS[ServiceUnavailable] - 1)
+    stage.issued.trouble = [ServiceUnavailable("login", 503, "")] * (LOGIN.attempts - 1)
 
     assert stage.carry_out(run, ScriptedCollector()) == "finished"
+    assert stage.clock.waited == [2.0, 4.0, 8.0]
     assert not of_kind(stage.events(credential_stream(CONTOSO, ENTRA)), CredentialRejected)
+
+
+def test_a_login_service_is_not_asked_again_before_the_time_it_says(stage: Stage) -> None:
+    run = stage.request(USERS)
+    stage.issued.trouble = [Throttled("login", 17.0)]
+
+    assert stage.carry_out(run, ScriptedCollector()) == "finished"
+    assert stage.clock.waited == [17.0]
+
+
+def test_an_envelope_that_does_not_open_fails_the_run_and_says_so(stage: Stage) -> None:
+    run = stage.request(USERS)
+    stage.vault.trouble = [EnvelopeRejected("it is garbage")]
+
+    assert stage.carry_out(run, ScriptedCollector()) == "failed"
+    assert stage.run(run).reason == "not-released"
+    assert "it is garbage" in stage.run(run).detail
 
 
 def test_a_login_service_that_stays_away_fails_the_run_without_blaming_the_credential(stage: Stage) -> None:
@@ -296,7 +316,7 @@ def test_a_login_service_that_stays_away_fails_the_run_without_blaming_the_crede
     assert stage.carry_out(run, ScriptedCollector()) == "failed"
 
     assert stage.run(run).reason == "unavailable"
-    assert len(stage.issued.asked) == ATTEMPTS[ServiceUnavailable]
+    assert len(stage.issued.asked) == LOGIN.attempts
     assert not of_kind(stage.events(credential_stream(CONTOSO, ENTRA)), CredentialRejected)
 
 
@@ -310,7 +330,7 @@ def test_a_vault_that_is_restarted_is_waited_for(stage: Stage) -> None:
 
 def test_a_vault_that_stays_away_fails_the_run(stage: Stage) -> None:
     run = stage.request(USERS)
-    stage.vault.trouble = [KeyholderUnavailable("ActorDiedError")] * ATTEMPTS[KeyholderUnavailable]
+    stage.vault.trouble = [KeyholderUnavailable("ActorDiedError")] * ACTOR.attempts
 
     assert stage.carry_out(run, ScriptedCollector()) == "failed"
     assert stage.run(run).reason == "unavailable"
