@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import msgspec
 import typer
@@ -16,7 +16,7 @@ from cli.views import fleet
 from collectors.catalog import load_catalog
 from domain import tenant as tenants
 from domain.errors import Malformed, NotAllowed, Unknown
-from domain.events import ExchangeServer, TenantChanged, TenantEvent, TenantRegistered
+from domain.events import ExchangeAuth, ExchangeServer, TenantChanged, TenantEvent, TenantRegistered
 from domain.ids import domain_name, known_dataset, tenant_id, tenant_stream
 from domain.tenant import Tenant
 from eventstore.streams import Held
@@ -25,7 +25,9 @@ EXCHANGE_SERVER = "HOST[:PORT][/PATH]"
 ServerOption = Annotated[
     str, typer.Option(metavar=EXCHANGE_SERVER, help="Its own Exchange Server's remote PowerShell, if any.")
 ]
-AuthOption = Annotated[str, typer.Option(metavar="NAME", help="kerberos, negotiate or basic.")]
+AuthOption = Annotated[
+    str, typer.Option(metavar="NAME", help="negotiate, basic, or kerberos (which needs `tenantry[kerberos]`).")
+]
 TenantArgument = Annotated[str, typer.Argument(metavar="TENANT", help="Directory id (GUID).")]
 
 
@@ -38,7 +40,7 @@ def add(
         str, typer.Option(metavar="NAME", help="Name of a cloud (see `tenantry config show`).")
     ] = "public",
     exchange_server: ServerOption = "",
-    exchange_auth: AuthOption = "kerberos",
+    exchange_auth: AuthOption = "negotiate",
 ) -> None:
     """Register a tenant and make its data key.
 
@@ -78,7 +80,7 @@ def change(
     name: Annotated[str, typer.Option(metavar="TEXT", help="A name to show.")] = "",
     cloud: Annotated[str, typer.Option(metavar="NAME", help="Name of a cloud.")] = "",
     exchange_server: ServerOption = "",
-    exchange_auth: AuthOption = "kerberos",
+    exchange_auth: AuthOption = "negotiate",
     no_exchange_server: Annotated[bool, flag("--no-exchange-server", help="It has none (any more).")] = False,
 ) -> None:
     """Change what was registered; what is not given stays.
@@ -224,8 +226,8 @@ def exchange_endpoint(text: str, auth: str) -> ExchangeServer:
     """`host[:port][/path]`; raises `Malformed`."""
     place, _, path = text.partition("/")
     host, _, port = place.partition(":")
-    if auth not in ("basic", "negotiate", "kerberos"):
-        raise Malformed("Exchange authentication", auth, "kerberos, negotiate or basic")
+    if auth not in get_args(ExchangeAuth):
+        raise Malformed("Exchange authentication", auth, ", ".join(get_args(ExchangeAuth)))
     if port and not (port.isdecimal() and 0 < int(port) < 65536):
         raise Malformed("port", port, "1 to 65535")
     if host != "localhost":

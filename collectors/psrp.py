@@ -63,9 +63,10 @@ FAILURES: tuple[type[Exception], ...] = (
     TypeError,
     ArithmeticError,
     struct.error,
+    ImportError,
 )
 """What pypsrp raises: its own errors, those of requests and spnego below it, and whatever comes of reading an answer
-that is not what it takes it for, since it does not look first."""
+that is not what it takes it for, since it does not look first; and what it needs for Kerberos and does not find."""
 REJECTED = (
     0,
     "permanent-credential",
@@ -210,6 +211,10 @@ class RemotePowerShell:
 def mapped(error: Exception) -> TenantryError:
     """One of `FAILURES` as ours. Those of reading an answer may quote it, or the password: only their type is told."""
     match error:
+        case ImportError():
+            return NotAllowed(
+                "sign in with Kerberos", "this node has no Kerberos library", "Install `tenantry[kerberos]` on it."
+            )
         case AuthenticationError() | InvalidCredentialError() | WinRMTransportError(code=401 | 403):
             return SignInFailed(*REJECTED)
         case WSManFaultError(code=code) if code == QUOTA_FAULT or QUOTA_TEXT in str(error):

@@ -25,13 +25,16 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 # tenant
 
 
+ExchangeAuth = Literal["negotiate", "basic", "kerberos"]
+
+
 class ExchangeServer(msgspec.Struct, frozen=True, kw_only=True):
     """Where a tenant's own Exchange Server answers remote PowerShell. `auth`: what WSMan signs in with."""
 
     host: str
     port: int = 443
     path: str = "PowerShell"
-    auth: Literal["basic", "negotiate", "kerberos"] = "kerberos"
+    auth: ExchangeAuth = "kerberos"
     tls: bool = True
 
 

@@ -81,6 +81,12 @@ def test_refusals_of_an_exchange_server_are_told_apart() -> None:
     assert isinstance(mapped(crowded), Throttled)
 
 
+def test_a_node_without_kerberos_says_what_to_install() -> None:
+    said = mapped(ImportError("GSSAPIProxy requires the Python gssapi library"))
+    assert isinstance(said, NotAllowed)
+    assert "Install `tenantry[kerberos]`" in str(said)
+
+
 def test_an_answer_that_cannot_be_read_is_not_quoted() -> None:
     said = mapped(UnicodeEncodeError("utf-8", "hunter2\ud800", 7, 8, "hunter2"))
     assert isinstance(said, ProtocolViolation)
