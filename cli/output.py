@@ -50,13 +50,13 @@ def cell(value: object, column: str = "") -> str:
         case bool():
             return "yes" if value else "no"
         case datetime():
-            return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+            return f"{value if value.tzinfo is None else value.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
         case int() if column in COUNTS:
             return f"{value:,}"
         case float():
             return f"{value:.1f}"
         case dict():
-            return json.dumps(value, ensure_ascii=False, default=str).translate(CONTROLS)
+            return json.dumps(with_text_keys(value), ensure_ascii=False, default=str).translate(CONTROLS)
         case list() | tuple():
             return ", ".join(cell(one) for one in value)
         case _:
@@ -64,12 +64,22 @@ def cell(value: object, column: str = "") -> str:
 
 
 def json_text(value: object) -> bytes:
-    """Indented. Whole numbers of any size, which SQL may give, stay numbers."""
+    """Indented. What SQL may give is taken too: whole numbers of any size stay numbers, keys of a map become text."""
     try:
         return msgspec.json.format(msgspec.json.encode(value), indent=2)
-    except OverflowError:
-        plain = msgspec.to_builtins(value)
+    except (OverflowError, TypeError):
+        plain = msgspec.to_builtins(with_text_keys(value))
         return json.dumps(plain, indent=2, ensure_ascii=False).encode()
+
+
+def with_text_keys(value: object) -> object:
+    match value:
+        case dict():
+            return {key if isinstance(key, str) else cell(key): with_text_keys(one) for key, one in value.items()}
+        case list() | tuple():
+            return [with_text_keys(one) for one in value]
+        case _:
+            return value
 
 
 def shown(rows: Sequence[dict[str, Any]], columns: Sequence[str], width: int) -> Table | Text:

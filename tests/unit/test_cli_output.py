@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -122,3 +123,13 @@ def test_a_refusal_says_what_why_and_what_to_do(error: TenantryError, expected: 
         "do": expected.do or None,
         "exit": 2,
     }
+
+
+def test_what_sql_may_give_is_shown_and_is_json() -> None:
+    found = [{"h": {True: 2, date(2026, 1, 1): {Decimal("1.50"): 3}}, "n": 2**80, "t": datetime.min}]
+    assert json.loads(json_text(found)) == [
+        {"h": {"yes": 2, "2026-01-01": {"1.50": 3}}, "n": 2**80, "t": "0001-01-01T00:00:00"}
+    ]
+    assert '"2026-01-01": {"1.50": 3}' in cell(found[0]["h"])
+    assert cell(datetime.min) == "1-01-01 00:00:00"
+    assert cell(datetime.max) == "9999-12-31 23:59:59"
