@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import date, datetime
 from typing import Any, NamedTuple
-from xml.etree.ElementTree import ParseError
+from xml.etree.ElementTree import Element, ParseError
 
 import msgspec
 import requests.exceptions
@@ -42,6 +42,8 @@ WORKLOAD = "exchange-server"
 CONFIGURATION = "Microsoft.Exchange"
 ATTEMPTS = 4
 LONGEST_RUN_SECONDS = 1800.0
+READ_SECONDS = 30.0
+"""Longer than the 20 s after which a server says that it has nothing yet."""
 MOST_ROW_BYTES = 256 << 20
 MOST_MESSAGES = 100
 DEEPEST = 4
@@ -90,6 +92,14 @@ class _Answer(NamedTuple):
     failed: bool
 
 
+class AskedOnce(WSMan):
+    """pypsrp asks for output up to six times when an answer is late, and waits between them. A late answer has taken
+    its rows from the server all the same: they would be missing, and nobody would know."""
+
+    def invoke(self, *asked: Any, **options: Any) -> Element:
+        return super().invoke(*asked, **options | {"retries_on_read_timeout": 0})
+
+
 class RemotePowerShell:
     """For one tenant's server and account. The pool is opened when it is first needed and after it was lost."""
 
@@ -100,6 +110,7 @@ class RemotePowerShell:
         password: Secret,
         ca_bundle: str = "",
         *,
+        read_seconds: float = READ_SECONDS,
         wait: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -110,6 +121,7 @@ class RemotePowerShell:
         self._username = username
         self._password = password
         self._ca_bundle = ca_bundle
+        self._read_seconds = read_seconds
         self._wait = wait
         self._clock = clock
         self._pool: RunspacePool | None = None
@@ -151,7 +163,7 @@ class RemotePowerShell:
     def _opened(self) -> RunspacePool:
         if self._pool is None:
             server = self._server
-            self._connection = WSMan(
+            self._connection = AskedOnce(
                 server.host,
                 port=server.port,
                 ssl=server.tls,
@@ -161,6 +173,7 @@ class RemotePowerShell:
                 password=self._password.text(),
                 cert_validation=self._ca_bundle or True,  # type: ignore[arg-type]  # a path is taken too
                 encryption="auto",
+                read_timeout=self._read_seconds,  # type: ignore[arg-type]  # parts of seconds are taken too
                 negotiate_service="HTTP",
             )
             pool = RunspacePool(self._connection, configuration_name=CONFIGURATION)
