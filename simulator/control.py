@@ -4,7 +4,8 @@
 `GET  /_simulator/tenants[/{tenant}]`       tenants, their settings, the states of their apps and accounts; no secrets
 `PATCH /_simulator/tenants/{tenant}`        `{"settings": {...}, "apps": {client id: state}, "accounts": {name: state}}`
 `GET  /_simulator/truth/{tenant}/{dataset}` every row there is, as the service would send it (`?items=no`: the number)
-`GET | PUT | DELETE /_simulator/faults`     a fault is `{"tenant", "route", "kind", "times", "after", "options"}`
+`GET | PUT | DELETE /_simulator/faults`     a fault is `{"tenant", "route", "kind", "times", "after", "options"}`; shown
+                                            with `taken`: how many requests met it
 `POST /_simulator/change`                   `{"tenant": id | "*", "fraction": 0.01}`
 `GET | DELETE /_simulator/requests`         the last answered requests (`?tenant=&route=`)
 `GET  /_simulator/counters`                 answered requests by tenant, route and status, since the start
@@ -110,7 +111,15 @@ async def _truth(world: World, request: Request) -> Any:
 
 async def _faults(world: World, request: Request) -> Any:
     return [
-        {"tenant": tenant, "route": route, "kind": f.kind, "times": f.times, "after": f.after, "options": f.options}
+        {
+            "tenant": tenant,
+            "route": route,
+            "kind": f.kind,
+            "times": f.times,
+            "after": f.after,
+            "options": f.options,
+            "taken": f.taken,
+        }
         for (tenant, route), faults in world.faults.items()
         for f in faults
     ]

@@ -28,6 +28,8 @@ from simulator.world import Tenant, World
 
 TRUTH: dict[str, Callable[[Tenant], list[dict[str, Any]]]] = {}
 LONGEST_BODY = 64 * 1024
+REFUSED = "aadsts"
+"""The fault that a request for a token is refused with the option `code`."""
 
 
 def routes(world: World, issuer: Issuer) -> list[BaseRoute]:
@@ -50,7 +52,7 @@ def routes(world: World, issuer: Issuer) -> list[BaseRoute]:
 
         async def produce(fault: Any) -> Response:
             try:
-                if fault is not None and fault.kind == "aadsts":
+                if fault is not None:
                     raise SignInRefused(int(fault.options.get("code", 90033)), {"user": form.get("username", "")})
                 host = f"https://{request.headers.get('host', '')}"
                 shown = {**form, **_basic(request.headers.get("authorization"))}
@@ -62,7 +64,8 @@ def routes(world: World, issuer: Issuer) -> list[BaseRoute]:
                 headers["client-request-id"] = correlation
             return JSONResponse(granted, headers=headers)
 
-        return await answered(world, tenant.id if tenant else UNKNOWN_TENANT, "token", request, produce, refuse)
+        tenant_id = tenant.id if tenant else UNKNOWN_TENANT
+        return await answered(world, tenant_id, "token", request, produce, refuse, own=(REFUSED,))
 
     async def admin_consent(request: Request) -> Response:
         tenant = world.tenant(request.path_params["tenant"])

@@ -35,7 +35,7 @@ from simulator.exchange_answers import (
     refused,
     refused_cmdlet,
 )
-from simulator.faults import answered, record
+from simulator.faults import WIRE, answered, delay, record, retry_after
 from simulator.tokens import Issuer, TokenRejected
 from simulator.world import EXCHANGE, Fault, Tenant, World
 
@@ -137,7 +137,7 @@ def routes(world: World, issuer: Issuer) -> list[BaseRoute]:
         route = command.route if command else "exchange.unknown"
         traffic.in_flight[tenant.id] += 1
         try:
-            return await answered(world, tenant.id, route, request, produce, _refuse)
+            return await answered(world, tenant.id, route, request, produce, _refuse, own=FAULTS)
         finally:
             traffic.in_flight[tenant.id] -= 1
 
@@ -147,19 +147,21 @@ def routes(world: World, issuer: Issuer) -> list[BaseRoute]:
             return Response(status_code=401)
         content = await _body(request)
 
-        async def produce(_fault: Fault | None) -> Response:
+        async def produce(fault: Fault | None) -> Response:
             denied = admitted(issuer, tenant, request)
             if denied is not None:
                 return denied
             _left, rate = traffic.count(tenant)
+            if fault is not None:
+                return _response(FAULT_ANSWERS[fault.kind](), rate)
             items = content.get("requests") if isinstance(content, dict) else None
             if not isinstance(items, list) or len(items) > MOST_BATCH_ITEMS:
                 return _response(refused("malformed"), rate)
-            done = [_item(world, walks, tenant, request, item) for item in items]
+            done = [await _item(world, walks, tenant, request, item) for item in items]
             body = msgspec.json.encode({"responses": done[::-1]})
             return _response(Answer(200, body), rate)
 
-        return await answered(world, tenant.id, "exchange.batch", request, produce, _refuse)
+        return await answered(world, tenant.id, "exchange.batch", request, produce, _refuse, own=FAULT_ANSWERS)
 
     async def not_allowed(_request: Request) -> Response:
         return Response(status_code=405, headers={"Allow": "POST"})
@@ -214,6 +216,8 @@ FAULT_ANSWERS: Mapping[str, Callable[[], Answer]] = {
     "error-in-200": lambda: refused("unavailable", status=200),
     "nul-body": forbidden,
 }
+FAULTS = FAULT_ANSWERS.keys() | {"warning", "expired-page-token"}
+"""What can befall a cmdlet, beside the faults of the wire."""
 
 
 def perform(walks: Walks, command: Command, fault: Fault | None) -> Answer:
@@ -260,8 +264,8 @@ def _next_link(command: Command, walk: str, offset: int) -> str:
     return f"{command.origin}/adminapi/beta/{command.tenant.id}/InvokeCommand?{select}$skiptoken={token}"
 
 
-def _item(world: World, walks: Walks, tenant: Tenant, request: Request, item: Any) -> dict[str, Any]:
-    """The answer to one request of a batch; a fault of the wire becomes its item's status."""
+async def _item(world: World, walks: Walks, tenant: Tenant, request: Request, item: Any) -> dict[str, Any]:
+    """The answer to one request of a batch, with the fault its own route has; one that breaks connections is a 504."""
     item = item if isinstance(item, dict) else {}
     url, given = str(item.get("url", "")), item.get("headers") or {}
     addressed = COMMAND_PATH.search(url.partition("?")[0])
@@ -270,18 +274,22 @@ def _item(world: World, walks: Walks, tenant: Tenant, request: Request, item: An
     command = read_command(tenant, request, url, item.get("body"), headers) if same else None
     if command is None or str(item.get("method", "POST")).upper() != "POST":
         return _item_answer(item, refused("malformed"))
-    answer = _item_performed(walks, command, world.take_fault(tenant.id, command.route))
+    answer = await _item_performed(walks, command, world.take_fault(tenant.id, command.route, WIRE | FAULTS))
     record(world, tenant.id, command.route, request.url.path, answer.status)
     return _item_answer(item, answer)
 
 
-def _item_performed(walks: Walks, command: Command, fault: Fault | None) -> Answer:
+async def _item_performed(walks: Walks, command: Command, fault: Fault | None) -> Answer:
     match fault:
         case Fault(kind="throttle", options=options):
-            after = options.get("retry_after", 1)
-            return refused("rate", {} if after is None else {"Retry-After": str(after)})
+            return refused("rate", retry_after(options, 1))
         case Fault(kind="error", options=options):
-            return refused("unavailable", status=int(options.get("status", 503)))
+            return refused("unavailable", retry_after(options), int(options.get("status", 503)))
+        case Fault(kind="reset" | "cut"):
+            return refused("unavailable", status=504)
+        case Fault(kind="slow", options=options):
+            await delay(options)
+            return perform(walks, command, None)
         case _:
             return perform(walks, command, fault)
 

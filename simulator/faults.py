@@ -1,6 +1,7 @@
 """What goes wrong on the wire, the same for every service: throttling, 5xx, resets, cut bodies and slow answers.
 
-A fault of any other kind belongs to a service's own protocol and is handed to the service that produces the answer.
+A fault of any other kind belongs to a service's own protocol and is handed to the service that produces the answer,
+which says for each request what kinds of its own can befall it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import asyncio
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
 from starlette.requests import Request
@@ -26,33 +27,42 @@ NO_ANSWER = 0
 UNKNOWN_TENANT = "unknown"
 """Stands for the tenant of a request that names none there is."""
 LONGEST_WAIT_SECONDS = 600.0
+WIRE = frozenset({"throttle", "error", "reset", "cut", "slow"})
+"""The kinds that every route has."""
 
 Produce = Callable[[Fault | None], Awaitable[Response]]
 Refuse = Callable[[int, dict[str, str]], Response]
 
 
 async def answered(  # noqa: PLR0917 - a request is told by all six
-    world: World, tenant_id: str, route: str, request: Request, produce: Produce, refuse: Refuse
+    world: World,
+    tenant_id: str,
+    route: str,
+    request: Request,
+    produce: Produce,
+    refuse: Refuse,
+    *,
+    own: Collection[str] = (),
 ) -> Response:
     """The answer to a request of `route`, with the fault that the world has in store for it; recorded in the world.
 
     `refuse(status, headers)` words a refusal the way the service does; `produce(fault)` makes the proper answer and
-    performs the faults of the service's own protocol.
+    performs the faults of the service's own protocol, of a kind in `own`.
     """
-    fault = world.take_fault(tenant_id, route)
+    fault = world.take_fault(tenant_id, route, WIRE.union(own))
     kind = fault.kind if fault else None
     options = fault.options if fault else {}
     match kind:
         case "throttle":
-            response = refuse(429, _retry_after(options.get("retry_after", 1)))
+            response = refuse(429, retry_after(options, 1))
         case "error":
-            response = refuse(int(options.get("status", 503)), _retry_after(options.get("retry_after")))
+            response = refuse(int(options.get("status", 503)), retry_after(options))
         case "reset":
             response = Reset()
         case "cut":
             response = Cut(await produce(None))
         case "slow":
-            await asyncio.sleep(min(float(options.get("seconds", 1.0)), LONGEST_WAIT_SECONDS))
+            await delay(options)
             response = await produce(None)
         case _:
             response = await produce(fault)
@@ -68,9 +78,15 @@ def record(world: World, tenant_id: str, route: str, path: str, status: int) -> 
         del world.requests[: REQUESTS_KEPT // 10]
 
 
-def _retry_after(value: Any) -> dict[str, str]:
+def retry_after(options: Mapping[str, Any], default: Any = None) -> dict[str, str]:
     """`Retry-After` as given: a number, a decimal, a date, or no header at all for None."""
+    value = options.get("retry_after", default)
     return {} if value is None else {"Retry-After": str(value)}
+
+
+async def delay(options: Mapping[str, Any]) -> None:
+    """As long as a slow answer takes."""
+    await asyncio.sleep(min(float(options.get("seconds", 1.0)), LONGEST_WAIT_SECONDS))
 
 
 class Reset(Response):

@@ -5,7 +5,6 @@ Every call meets, in this order: its token, a fault of the world, the permission
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,9 +18,9 @@ from simulator import graph_batch as batch
 from simulator import graph_reports as reports
 from simulator import graph_signins as signins
 from simulator.bodies import bounded
-from simulator.faults import LONGEST_WAIT_SECONDS, answered, record
+from simulator.faults import WIRE, answered, delay, record, retry_after
 from simulator.graph_endpoints import Endpoint, found
-from simulator.graph_paging import read_query
+from simulator.graph_paging import DOOMED_BY, read_query
 from simulator.graph_rows import GROUP, USER, organization_row, sku_row, units_consumed
 from simulator.graph_throttle import Quotas, units
 from simulator.graph_wire import Answer, Call, Refused, Views, error_body, refusal, refusal_of, response
@@ -41,6 +40,12 @@ FAULTY: Mapping[str, Callable[[Call], Answer]] = {
     "error-in-200": _error_in_200,
     "nul-body": lambda call: Answer(200, b"\0" * 64),
 }
+
+
+def _kinds(endpoint: Endpoint | None) -> set[str]:
+    """The faults of Graph itself that can befall a request there. A page link dies where there are such links."""
+    allowed = endpoint.allowed if endpoint is not None else frozenset()
+    return FAULTY.keys() | {doom for doom, option in DOOMED_BY.items() if option in allowed}
 
 
 @dataclass(slots=True)
@@ -90,7 +95,7 @@ class Graph:
             return sent(refusal_of(call, status, headers))
 
         route = "batch" if call.path == "$batch" else endpoint.route if endpoint else "unknown"
-        return await answered(self.world, tenant.id, route, request, produce, refuse)
+        return await answered(self.world, tenant.id, route, request, produce, refuse, own=_kinds(endpoint))
 
     def _unknown_caller(self, request: Request, request_id: str, code: str, message: str) -> Response:
         client_request_id = request.headers.get("client-request-id", request_id)
@@ -106,7 +111,7 @@ class Graph:
         try:
             if method != "POST":
                 raise Refused(405, "Request_BadRequest", "A batch is posted.")
-            if fault is not None and fault.kind in FAULTY:
+            if fault is not None:
                 return FAULTY[fault.kind](call)
             return await batch.perform(call, batch.read(body), self._item)
         except Refused as refused:
@@ -116,18 +121,17 @@ class Graph:
         """One request of a batch, with the fault its own route has; one that breaks connections is a 504 here."""
         endpoint, args = found(call.path)
         route = endpoint.route if endpoint else "unknown"
-        fault = self.world.take_fault(call.tenant.id, route)
+        fault = self.world.take_fault(call.tenant.id, route, WIRE | _kinds(endpoint))
         options = fault.options if fault is not None else {}
-        after = options.get("retry_after", 1)
         match fault.kind if fault is not None else None:
             case "throttle":
-                answer = refusal_of(call, 429, {} if after is None else {"Retry-After": str(after)})
+                answer = refusal_of(call, 429, retry_after(options, 1))
             case "error":
-                answer = refusal_of(call, int(options.get("status", 503)), {})
+                answer = refusal_of(call, int(options.get("status", 503)), retry_after(options))
             case "reset" | "cut":
                 answer = refusal_of(call, 504, {})
             case "slow":
-                await asyncio.sleep(min(float(options.get("seconds", 1.0)), LONGEST_WAIT_SECONDS))
+                await delay(options)
                 answer = self._perform(call, method, endpoint, args, None)
             case _:
                 answer = self._perform(call, method, endpoint, args, fault)

@@ -2,7 +2,8 @@
 
 A page token names the last id that was given, not a number of rows: whatever else changes during a round, an item that
 exists from its first page to its last is given in it. Settings of a tenant: `replayed_rows` repeats that many rows of
-the page before on each later page; `empty_pages` = n makes every nth page an empty one with a next link.
+the page before on each later page (not of groups, which come in portions); `empty_pages` = n makes every nth page an
+empty one with a next link.
 """
 
 from __future__ import annotations
@@ -156,6 +157,8 @@ def resync(call: Call, token: Continuation) -> Refused:
 
 
 DOOMS = {"expired-page-token": expired, "gone": resync}
+DOOMED_BY = {"expired-page-token": "$skiptoken", "gone": "$deltatoken"}
+"""The query option without which a route has no such doom."""
 
 
 def page_size(query: Query, default: int, most: int) -> int:

@@ -39,6 +39,13 @@ COLUMNS = (
 )
 
 
+FAULTY: Mapping[str, bytes] = {
+    "error-in-200": b'<?xml version="1.0"?><Error><Code>ServerBusy</Code><Message>Try again.</Message></Error>',
+    "nul-body": bytes(64),
+}
+"""What a file is in place of itself, by the fault."""
+
+
 class Ticket(msgspec.Struct, frozen=True, array_like=True):
     """The right to fetch one file until `expires` (seconds since 1970)."""
 
@@ -121,9 +128,11 @@ def downloads(world: World, views: Views, now: Callable[[], datetime]) -> Callab
             return PlainTextResponse("The file cannot be given.", status, dict(headers))
 
         async def produce(fault: Fault | None) -> Response:
+            if fault is not None:
+                return Response(FAULTY[fault.kind], 200, media_type="application/octet-stream")
             return await asyncio.to_thread(_file, request, found, sealed, views, now())
 
-        return await answered(world, found.id, "report-download", request, produce, refuse)
+        return await answered(world, found.id, "report-download", request, produce, refuse, own=FAULTY)
 
     return download
 

@@ -6,9 +6,8 @@ line are all views of the same `Person`, so data collected from different servic
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -156,12 +155,16 @@ class Tenant:
 
 @dataclass(slots=True)
 class Fault:
-    """One misbehaviour, taken `times` times (None: for ever) after `after` clean answers. `options` are its numbers."""
+    """One misbehaviour, taken `times` times (None: for ever) after `after` clean answers. `options` are its numbers.
+
+    `taken` counts the requests that met it.
+    """
 
     kind: str
     times: int | None = 1
     after: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
+    taken: int = 0
 
 
 @dataclass(slots=True)
@@ -182,16 +185,18 @@ class World:
             return self.tenants[key]
         return next((t for t in self.tenants.values() if key in (t.domain, t.initial_domain)), None)
 
-    def take_fault(self, tenant: str, route: str) -> Fault | None:
-        """The fault that this request of the route meets, counted as taken."""
+    def take_fault(self, tenant: str, route: str, kinds: Collection[str]) -> Fault | None:
+        """The fault that this request of the route meets, counted as taken. `kinds`: what can go wrong with it; any
+        other kind is left for a request that it can befall."""
         for key in ((tenant, route), (tenant, "*"), ("*", route), ("*", "*")):
             for fault in self.faults.get(key, ()):
                 if fault.after > 0:
                     fault.after -= 1
                     continue
-                if fault.times is None:
-                    return dataclasses.replace(fault)
-                if fault.times > 0:
+                if fault.kind not in kinds or fault.times == 0:
+                    continue
+                if fault.times is not None:
                     fault.times -= 1
-                    return dataclasses.replace(fault)
+                fault.taken += 1
+                return fault
         return None

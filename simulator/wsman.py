@@ -2,7 +2,8 @@
 
 The user name says which tenant's server is meant: the one that has the account. Settings of a tenant:
 `psrp_max_shells` (3 for each user), `psrp_idle_seconds` (900), `psrp_receive_bytes` (what the envelope allows),
-`psrp_latency_seconds` (see `simulator.psrp`). Faults of the protocol: `shell-lost`, `quota`, `warning`, `failed`.
+`psrp_latency_seconds` (see `simulator.psrp`). Faults of the protocol: `quota` befalls whoever opens a shell,
+`shell-lost` whoever uses one, `warning` and `failed` a pipeline whose output is asked for.
 """
 
 from __future__ import annotations
@@ -119,8 +120,13 @@ class Call:
     request: Envelope
     misbehaviour: Misbehaviour | None
 
-    def session(self) -> Session:
-        return self.sessions.find(self.request, self.tenant, self.user)
+    async def session(self) -> Session:
+        """The session that the request is for, unless it is lost just now; raises Fault."""
+        session = self.sessions.find(self.request, self.tenant, self.user)
+        if self.misbehaviour is not None and self.misbehaviour.kind == "shell-lost":
+            await self.sessions.close(session)
+            raise Fault("no-shell", session.id)
+        return session
 
 
 def routes(world: World, issuer: Issuer) -> list[BaseRoute]:
@@ -154,7 +160,7 @@ def routes(world: World, issuer: Issuer) -> list[BaseRoute]:
                 return _soap(500, fault(envelope.message_id, Fault("no-command", str(error))))
             return _soap(200, answer(envelope, body))
 
-        return await answered(world, tenant.id, route, request, produce, _refuse)
+        return await answered(world, tenant.id, route, request, produce, _refuse, own=_kinds(envelope))
 
     paths = ("/PowerShell", "/PowerShell/", "/powershell", "/powershell/", "/powershell-liveid", "/powershell-liveid/")
     return [Route(path, powershell, methods=["POST"]) for path in paths]
@@ -193,6 +199,16 @@ def _route(sessions: Sessions, envelope: Envelope) -> str:
     return "wsman" if session is None or command_id is None else f"psrp.{session.shell.cmdlet(_guid(command_id))}"
 
 
+def _kinds(envelope: Envelope) -> set[str]:
+    """The faults of the protocol that can befall a request."""
+    if envelope.action == "Create":
+        return {"quota"}
+    if envelope.shell_id is None:
+        return set()
+    of_pipeline = envelope.action == "Receive" and _desired(envelope) is not None
+    return {"shell-lost", "warning", "failed"} if of_pipeline else {"shell-lost"}
+
+
 def _soap(status: int, content: bytes) -> Response:
     return Response(content, status, media_type=MEDIA_TYPE)
 
@@ -222,9 +238,8 @@ async def create(call: Call) -> str:
     if asked is None or creation is None:
         raise Fault("malformed", "there is no creationXml")
     most = int(call.tenant.settings.get("psrp_max_shells", 3))
-    refused = call.misbehaviour is not None and call.misbehaviour.kind == "quota"
     held = call.sessions.of_user(call.tenant, call.user)
-    if refused or len(held) >= most or len(call.sessions.open) >= MOST_SHELLS:
+    if call.misbehaviour is not None or len(held) >= most or len(call.sessions.open) >= MOST_SHELLS:
         raise Fault("quota", most)
     shell_id = (asked.get("ShellId") or str(uuid4())).upper()
     idle = asked.findtext("rsp:IdleTimeOut", "", NAMES)
@@ -260,11 +275,11 @@ async def get(call: Call) -> str:
     if call.request.resource.endswith("/config"):
         limit = MOST_ENVELOPE_BYTES // 1024
         return f'<cfg:Config xmlns:cfg="{CONFIG}"><cfg:MaxEnvelopeSizekb>{limit}</cfg:MaxEnvelopeSizekb></cfg:Config>'
-    return _shown(call.session())
+    return _shown(await call.session())
 
 
 async def command(call: Call) -> str:
-    session = call.session()
+    session = await call.session()
     line = call.request.body.find("rsp:CommandLine", NAMES)
     if line is None:
         raise Fault("malformed", "there is no CommandLine")
@@ -277,7 +292,7 @@ async def command(call: Call) -> str:
 
 
 async def send(call: Call) -> str:
-    session = call.session()
+    session = await call.session()
     async with session.changed:
         for part in call.request.body.findall("rsp:Send/rsp:Stream", NAMES):
             target = _guid(part.get("CommandId")) if part.get("CommandId") else None
@@ -288,7 +303,7 @@ async def send(call: Call) -> str:
 
 async def receive(call: Call) -> str:
     """What the pool or a pipeline has for its client, waited for until the request's OperationTimeout."""
-    session = call.session()
+    session = await call.session()
     asked = _desired(call.request)
     command_id = _guid(asked) if asked else None
     room = call.request.room
@@ -296,7 +311,7 @@ async def receive(call: Call) -> str:
         room = min(room, max(int(cap), FRAGMENT_BYTES))
     if room < FRAGMENT_BYTES:
         raise Fault("envelope-too-small")
-    await _misbehave(call, session, command_id)
+    _misbehave(call, session, command_id)
     deadline = time.monotonic() + call.request.timeout_seconds
     async with session.changed:
         while True:
@@ -321,23 +336,19 @@ async def _changed(session: Session, longest_seconds: float) -> None:
         return
 
 
-async def _misbehave(call: Call, session: Session, command_id: UUID | None) -> None:
-    kind = call.misbehaviour.kind if call.misbehaviour else None
-    if kind == "shell-lost":
-        await call.sessions.close(session)
-        raise Fault("no-shell", session.id)
+def _misbehave(call: Call, session: Session, command_id: UUID | None) -> None:
     if command_id is None or call.misbehaviour is None:
         return
     text = str(call.misbehaviour.options.get("text", "Micro delay applied. Actual delay: 1ms, Enforced: True"))
-    if kind == "warning":
+    if call.misbehaviour.kind == "warning":
         session.shell.warn(command_id, text)
-    elif kind == "failed":
+    else:
         session.shell.fail(command_id, text)
 
 
 async def signal(call: Call) -> str:
     """Stop a pipeline, or forget one that has ended. A pipeline that is gone is no error."""
-    session = call.session()
+    session = await call.session()
     asked = call.request.body.find("rsp:Signal", NAMES)
     code = "" if asked is None else (asked.findtext("rsp:Code", "", NAMES) or "")
     command_id = _guid(None if asked is None else asked.get("CommandId"))
@@ -350,7 +361,7 @@ async def signal(call: Call) -> str:
 
 
 async def delete(call: Call) -> str:
-    await call.sessions.close(call.session())
+    await call.sessions.close(await call.session())
     return ""
 
 

@@ -102,6 +102,17 @@ class TestFaultsOfTheWire:
         with pytest.raises(httpx.ReadTimeout):
             http.get(f"/{tenant.id}/v2.0/.well-known/openid-configuration", timeout=0.05)
 
+    def test_a_fault_waits_for_a_request_that_it_can_befall(
+        self, simulator: Simulator, tenant: Tenant, http: httpx.Client
+    ) -> None:
+        refused = Fault("aadsts", after=1, options={"code": 50053})
+        simulator.world.faults[tenant.id, "*"] = [refused]
+        assert [configuration(http, tenant).status_code for _ in range(3)] == [200, 200, 200]
+        assert refused.taken == 0
+        answer = http.post(f"/{tenant.id}/oauth2/v2.0/token", data={"grant_type": "password"})
+        assert answer.json()["error_codes"] == [50053]
+        assert (refused.taken, refused.times) == (1, 0)
+
 
 def test_answered_requests_are_kept_up_to_a_number_and_counted_beyond_it() -> None:
     world = World()
@@ -167,8 +178,10 @@ class TestControls:
     def test_faults_are_set_shown_taken_and_cleared(self, tenant: Tenant, http: httpx.Client) -> None:
         wanted = {"tenant": tenant.domain, "route": "openid-configuration", "kind": "error", "options": {"status": 502}}
         shown = http.put("/_simulator/faults", json=wanted).json()
-        assert shown == [{**wanted, "tenant": tenant.id, "times": 1, "after": 0}]
+        assert shown == [{**wanted, "tenant": tenant.id, "times": 1, "after": 0, "taken": 0}]
         assert configuration(http, tenant).status_code == 502
+        (taken,) = http.get("/_simulator/faults").json()
+        assert (taken["times"], taken["taken"]) == (0, 1)
         http.put("/_simulator/faults", json=[{"route": "a", "kind": "reset"}, {"route": "b", "kind": "reset"}])
         assert len(http.get("/_simulator/faults").json()) == 3
         assert len(http.delete("/_simulator/faults", params={"route": "a"}).json()) == 2

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -82,8 +82,8 @@ class Gate(World):
     all_here: Event = field(default_factory=Event)
     opened: Event = field(default_factory=Event)
 
-    def take_fault(self, tenant: str, route: str) -> Fault | None:
-        fault = World.take_fault(self, tenant, route)
+    def take_fault(self, tenant: str, route: str, kinds: Collection[str]) -> Fault | None:
+        fault = World.take_fault(self, tenant, route, {*kinds, "gate"})
         if fault is None or fault.kind != "gate":
             return fault
         self.come.add((tenant, route))
