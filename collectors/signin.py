@@ -75,10 +75,12 @@ class LoginSession(requests.Session):
 
     Proxies of the environment hold; its CA bundles and .netrc do not. MSAL leaves the port out when it asks for a
     user's realm: it is put back. Nothing is redirected, since the body holds the credential.
+    `timeout`: seconds to connect, and between two parts of an answer.
     """
 
-    def __init__(self, login: str, ca_bundle: str) -> None:
+    def __init__(self, login: str, ca_bundle: str, timeout: tuple[float, float] = TIMEOUT_SECONDS) -> None:
         super().__init__()
+        self._timeout = timeout
         self._login = urlsplit(login)
         self._verify: str | bool = ca_bundle or True
         self.auth = _no_authentication
@@ -87,7 +89,7 @@ class LoginSession(requests.Session):
     def request(  # type: ignore[override]
         self, method: str, url: str, **options: Any
     ) -> requests.Response:
-        options.update(timeout=TIMEOUT_SECONDS, allow_redirects=False, stream=True)
+        options.update(timeout=self._timeout, allow_redirects=False, stream=True)
         response = super().request(method, self._own(url), **options)
         body = bytearray()
         for part in response.iter_content(1 << 16):
@@ -128,7 +130,9 @@ class SignIn:
         credential: Credential,
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        timeout: tuple[float, float] = TIMEOUT_SECONDS,
     ) -> None:
+        self._timeout = timeout
         self._cloud = cloud
         self._tenant = tenant
         self._credential = credential
@@ -169,7 +173,7 @@ class SignIn:
         asked = self._now()
         if isinstance(self._credential, AppCertificate) and not _is_rsa(self._credential.certificate_pem):
             return _failure(0, NOT_RSA)
-        session = LoginSession(self._cloud.login, self._cloud.ca_bundle)
+        session = LoginSession(self._cloud.login, self._cloud.ca_bundle, self._timeout)
         try:
             with session:
                 answer = self._answer(session, f"{self._origin(resource)}/.default")

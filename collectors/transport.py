@@ -52,7 +52,8 @@ class _Cut(Exception):
 
 
 class HttpTransport:
-    """For one cloud. `wait`, `clock` (steady seconds) and `chance` (0 to 1) are there for tests to give their own."""
+    """For one cloud. `timeout`, `wait`, `clock` (steady seconds) and `chance` (0 to 1) are there for tests to give
+    their own."""
 
     def __init__(
         self,
@@ -60,13 +61,14 @@ class HttpTransport:
         *,
         buckets: Buckets | None = None,
         patience: Patience = PATIENCE,
+        timeout: httpx.Timeout = TIMEOUT,
         wait: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
     ) -> None:
         logging.getLogger("httpx").setLevel(logging.WARNING)  # its INFO shows addresses that open reports
         self._client = httpx.AsyncClient(
-            verify=tls_context(cloud.ca_bundle), timeout=TIMEOUT, limits=CONNECTIONS, follow_redirects=False
+            verify=tls_context(cloud.ca_bundle), timeout=timeout, limits=CONNECTIONS, follow_redirects=False
         )
         self._buckets = buckets or Buckets()
         self._patience = patience
