@@ -18,6 +18,9 @@ from domain.events import BatchRecorded
 from simulator.world import Tenant
 
 MOST_BYTES = 256 << 20
+HELD, HELD_SECONDS = "subscribed-skus", 3
+"""The route on which no tenant gets on while its secrets are searched for, and the seconds that it is told to wait,
+seven times at most."""
 KINDS = ("app-certificate", "app-secret", "service-account")
 
 
@@ -104,10 +107,15 @@ def searched(running: Running) -> dict[str, list[str]]:
     tenants = [running.estate.add_tenant(80, kind, exchange_server=kind == KINDS[1]) for kind in KINDS]
     search = Search(running, tenants, since)
     position = running.position()
+    for tenant in tenants:
+        running.estate.fail(tenant, HELD, "throttle", times=None, retry_after=HELD_SECONDS)
     requested = running.request(tenants)
     running.system.work(until_idle=True)
     running.until(lambda recorded: isinstance(recorded.event, BatchRecorded), position)
     found = {"files, meanwhile": search.in_files(), "processes": search.in_processes()}
+    assert {running.run(run).state for run in requested} <= {"requested", "started"}, "the work ended during the search"
+    for tenant in tenants:
+        del running.estate.simulator.world.faults[tenant.id, HELD]
     running.finish()
     outcomes = [one for run in requested for one in running.run(run).outcomes]
     assert {one.outcome for one in outcomes} == {"complete"}
