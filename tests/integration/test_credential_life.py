@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -29,14 +30,32 @@ from domain.events import (
     RunStarted,
 )
 from domain.ids import ENTRA, EXCHANGE_SERVER, Dataset, RunId, TenantId, credential_stream, run_stream
-from simulator.world import GRAPH, SignInState
+from simulator.world import GRAPH, Fault, SignInState, World
 
 RUN = RunId("20261122T203000-0a1b2c3d")
 
 
+@dataclass(slots=True)
+class Watched(World):
+    """Looks at something whenever a sign-in has arrived and is not answered yet, and keeps what it saw."""
+
+    look: Callable[[], list[str]] = list
+    seen: list[list[str]] = field(default_factory=list)
+
+    def take_fault(self, tenant: str, route: str, kinds: Collection[str]) -> Fault | None:
+        if route == "token":
+            self.seen.append(self.look())
+        return World.take_fault(self, tenant, route, kinds)
+
+
 @pytest.fixture(scope="module")
-def estate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Estate]:
-    with furnished(tmp_path_factory.mktemp("office")) as made:
+def world() -> Watched:
+    return Watched()
+
+
+@pytest.fixture(scope="module")
+def estate(tmp_path_factory: pytest.TempPathFactory, world: Watched) -> Iterator[Estate]:
+    with furnished(tmp_path_factory.mktemp("office"), world) as made:
         yield made
 
 
@@ -88,11 +107,14 @@ def test_a_slot_of_the_plan_that_holds_no_credential_is_told_with_what_to_do(off
     assert remedy in found["exchange-server"]["remedy"]
 
 
-def test_a_verification_is_on_record_with_its_operator_before_anybody_signs_in(office: Office) -> None:
+def test_a_verification_is_on_record_with_its_operator_before_anybody_signs_in(office: Office, world: Watched) -> None:
     tenant = office.estate.add_tenant(5, "app-certificate")
+    world.seen, world.look = [], lambda: kinds(office.events(tenant))
 
     office.type("credential", "verify", tenant.id, "--slot", "entra")
 
+    world.look = list
+    assert world.seen == [["Sealed", "Released"], ["Sealed", "Released", "Released"]]
     stream = credential_stream(TenantId(tenant.id), ENTRA)
     released = [one for one in office.estate.state.store.read(stream) if isinstance(one.event, CredentialReleased)]
     assert [one.event.purpose for one in released if isinstance(one.event, CredentialReleased)] == ["graph", "exchange"]

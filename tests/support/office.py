@@ -98,8 +98,8 @@ def kinds(events: list[AnyEvent]) -> list[str]:
 
 
 @contextmanager
-def furnished(directory: Path) -> Iterator[Estate]:
-    with Simulator(World()) as simulator:
+def furnished(directory: Path, world: World | None = None) -> Iterator[Estate]:
+    with Simulator(world or World()) as simulator:
         made = Estate(simulator, directory / "state")
         yield made
         made.state.close()
