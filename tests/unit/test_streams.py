@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import pytest
+from eventsourcing.persistence import Notification
 
 from domain.errors import VersionConflict
-from domain.events import AnyEvent, Recorded, RunStarted
+from domain.events import AnyEvent, RunStarted
 from domain.ids import RunId, Stream, run_stream
-from eventstore.store import EventStore, open_event_store
+from eventstore.mapper import SealedMapper
+from eventstore.recorder import MemoryEventRecorder
+from eventstore.store import EventStore
 from eventstore.streams import Held, Snapshots
 
 AT = datetime(2026, 11, 22, 20, 30, tzinfo=UTC)
@@ -33,26 +36,29 @@ def read(snapshots: Snapshots, stream: Stream = FIRST) -> tuple[int, ...]:
     return held.state
 
 
-@pytest.fixture
-def store() -> EventStore:
-    return open_event_store("memory:", os.urandom(32))
+class NotingRecorder(MemoryEventRecorder):
+    """Keeps what was read: streams, and past which version."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[Mapping[Stream, int]] = []
+
+    def select_streams(self, after: Mapping[Stream, int], limit: int) -> list[Notification]:
+        self.asked.append(dict(after))
+        return super().select_streams(after, limit)
 
 
 @pytest.fixture
-def asked(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> list[Mapping[Stream, int]]:
-    """What was read, past which version."""
-    asked: list[Mapping[Stream, int]] = []
-    read_all = store.read_all
-
-    def noted(after: Mapping[Stream, int]) -> dict[Stream, list[Recorded]]:
-        asked.append(dict(after))
-        return read_all(after)
-
-    monkeypatch.setattr(store, "read_all", noted)
-    return asked
+def recorder() -> NotingRecorder:
+    return NotingRecorder()
 
 
-def test_only_what_came_since_is_read(store: EventStore, asked: list[Mapping[Stream, int]]) -> None:
+@pytest.fixture
+def store(recorder: NotingRecorder) -> EventStore:
+    return EventStore(recorder, SealedMapper(os.urandom(32)), "memory", lambda: None, lambda: None)
+
+
+def test_only_what_came_since_is_read(store: EventStore, recorder: NotingRecorder) -> None:
     snapshots = Snapshots(store)
     put(store, FIRST, 0, 1, 2)
 
@@ -60,19 +66,17 @@ def test_only_what_came_since_is_read(store: EventStore, asked: list[Mapping[Str
     put(store, FIRST, 2, 3)
     assert read(snapshots) == (1, 2, 3)
 
-    assert asked == [{FIRST: 0}, {FIRST: 2}]
+    assert recorder.asked == [{FIRST: 0}, {FIRST: 2}]
 
 
-def test_the_stream_used_longest_ago_is_forgotten_and_read_again(
-    store: EventStore, asked: list[Mapping[Stream, int]]
-) -> None:
+def test_the_stream_used_longest_ago_is_forgotten_and_read_again(store: EventStore, recorder: NotingRecorder) -> None:
     snapshots = Snapshots(store, most=1)
     put(store, FIRST, 0, 1)
     put(store, SECOND, 0, 2)
 
     assert [read(snapshots), read(snapshots, SECOND), read(snapshots)] == [(1,), (2,), (1,)]
 
-    assert asked == [{FIRST: 0}, {SECOND: 0}, {FIRST: 0}]
+    assert recorder.asked == [{FIRST: 0}, {SECOND: 0}, {FIRST: 0}]
 
 
 def test_a_state_that_others_have_overtaken_is_not_kept(store: EventStore) -> None:
