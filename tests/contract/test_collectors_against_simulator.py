@@ -410,6 +410,7 @@ def test_a_transient_exchange_error_with_status_400_is_tried_again(estate: Estat
     found = run(collect(estate, estate.assignment("exchange.mailboxes")))
 
     assert isinstance(found.end, Complete)
+    assert estate.waited == [1.0, 2.0]
 
 
 def test_an_expired_exchange_page_restarts_the_walk(estate: Estate) -> None:
