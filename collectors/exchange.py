@@ -1,7 +1,8 @@
 """Readers of Exchange: cmdlets over the admin REST API, and over remote PowerShell of an Exchange Server.
 
 REST pages are read by sending the same body to the next link again, with the same anchor from the first call on (the
-link names the server that holds the walk). A warning means that rows are missing: it ends the collection truncated.
+link names the server that holds the walk). A warning or an error beside the rows means that some are missing: it ends
+the collection truncated.
 """
 
 from __future__ import annotations

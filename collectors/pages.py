@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import TypeVar
+from itertools import chain
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -17,13 +18,15 @@ EXPECTED_WARNINGS = ("hasn't logged on to mailbox", "has not logged on to mailbo
 
 
 class Page(msgspec.Struct):
-    """`error` stands where an error arrived with status 200. Row order and bytes are the service's own."""
+    """`error` stands where an error arrived with status 200; `errors` beside rows, what they are made of is documented
+    nowhere. Row order and bytes are the service's own."""
 
     value: list[msgspec.Raw] | msgspec.UnsetType = msgspec.UNSET
     next_link: str | None = msgspec.field(default=None, name="@odata.nextLink")
     delta_link: str | None = msgspec.field(default=None, name="@odata.deltaLink")
     count: int | None = msgspec.field(default=None, name="@odata.count")
     warnings: list[str] | None = msgspec.field(default=None, name="@adminapi.warnings")
+    errors: list[Any] | None = msgspec.field(default=None, name="@adminapi.errors")
     error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -81,6 +84,7 @@ def own_link(link: str, origin: str, workload: Workload) -> str:
     return link
 
 
-def telling(warnings: list[str] | None) -> str | None:
-    """The first warning that says something is missing."""
-    return next((w for w in warnings or () if not any(known in w.lower() for known in EXPECTED_WARNINGS)), None)
+def telling(page: Page) -> str | None:
+    """The first error or warning of the page that says something is missing."""
+    warnings = (text for text in page.warnings or () if not any(known in text.lower() for known in EXPECTED_WARNINGS))
+    return next(chain(map(str, page.errors or ()), warnings), None)

@@ -118,7 +118,7 @@ class PagedReader(ABC):
             self.doubt(f"An error inside a 200: {error.shown}", "unavailable")
 
     def _after(self, page: Page) -> Place:
-        warning = telling(page.warnings)
+        warning = telling(page)
         place = msgspec.structs.replace(
             self.place,
             pages=self.place.pages + 1,

@@ -222,7 +222,7 @@ class PerItemReader:
         link = own_link(page.next_link, self.dialect.origin, self.dataset.workload) if page.next_link else None
         if link and link == left.link:
             raise ProtocolViolation(self.dataset.workload, "a link that was followed already")
-        warning = telling(page.warnings)
+        warning = telling(page)
         rows = [tagged(row, left.item) for row in rows_of(page, self.dataset.workload)]
         return rows, link, shortened(warning) if warning else None
 

@@ -338,6 +338,14 @@ def test_a_warning_on_any_exchange_page_means_that_rows_are_missing() -> None:
     assert subject.end == Truncated("warned", "Exchange warned: More results.")
 
 
+def test_an_error_beside_the_rows_of_an_exchange_page_means_that_rows_are_missing() -> None:
+    said = "The operation failed; 900 objects were not returned."
+    subject = reader("exchange.mailboxes")
+
+    assert subject.receive(answer({"value": [{"a": 1}], "@adminapi.errors": [said]})) == [b'{"a": 1}']
+    assert subject.end == Truncated("warned", f"Exchange warned: {said}")
+
+
 def test_a_tenant_without_exchange_server_has_no_onprem_datasets() -> None:
     subject = reader("onprem.mailboxes")
 

@@ -183,6 +183,16 @@ def test_a_mailbox_nobody_opened_yet_is_no_missing_row() -> None:
     assert subject.end == Complete()
 
 
+def test_an_error_beside_the_rows_of_an_item_means_that_rows_are_missing() -> None:
+    subject = reader(["a", "b"], name="exchange.mailbox-statistics")
+    said = "The user hasn't logged on to mailbox 'a', and 9 more were not returned."
+
+    rows = subject.receive(batch([fine("1", "x", **{"@adminapi.errors": [said]}), fine("2", "y")]))
+
+    assert len(rows) == 2
+    assert subject.end == Truncated("warned", f"Exchange warned: {said}")
+
+
 def test_no_items_are_complete_at_once() -> None:
     assert reader([]).end == Complete()
 
