@@ -18,6 +18,9 @@ from domain.events import Mode
 
 HEADERS = {"Accept": "application/json", "x-ms-throttle-priority": "Low"}
 _QUERY_SAFE = "$,'()/:=."
+DRIFT_SHARE, DRIFT_ROWS, MOST_DRIFT_SHARE = 0.01, 10, 0.1
+"""A count that was asked for apart may be off by one percent and ten rows, never by more than ten percent: it comes
+from an index that lags behind, and the directory changes while it is read."""
 
 
 def ask(dataset: Dataset, assignment: Assignment, url: str, headers: dict[str, str] | None = None) -> Request:
@@ -66,8 +69,9 @@ class GraphList(PagedReader):
 class GraphDelta(PagedReader):
     """A delta query: everything (mode `full`) or what changed since the delta link; the last page gives the next one.
 
-    A full round first asks how many rows there are, where the dataset says how (`count`). `$top` is not allowed in a
-    delta query; the page size goes into `Prefer`.
+    A full round first asks how many rows there are, where the dataset says how (`count`); with too few of them it ends
+    truncated, so that nothing is concluded from the others. `$top` is not allowed in a delta query; the page size goes
+    into `Prefer`.
     """
 
     def __init__(self, dataset: Dataset, assignment: Assignment) -> None:
@@ -102,6 +106,9 @@ class GraphDelta(PagedReader):
         end = Complete(expected=place.expected, expected_by=expected_by, delta_link=link)
         return msgspec.structs.replace(place, end=end)
 
+    def tolerated(self, announced: int) -> int:
+        return int(min(announced * DRIFT_SHARE + DRIFT_ROWS, announced * MOST_DRIFT_SHARE))
+
     def restart_mode(self, found: str) -> Mode:
         """A link that continues this round may be replaced by the round's first; a dead delta link may not."""
         return "full" if found == "resync" or not self.place.link else self.assignment.mode
@@ -131,13 +138,14 @@ class GraphWindow(PagedReader):
         stop = self._stop(self._start(place))
         if stop >= self._until:
             return msgspec.structs.replace(place, start=stop.isoformat(), end=Complete(watermark=self._until))
-        return msgspec.structs.replace(place, start=stop.isoformat(), again=0)
+        return msgspec.structs.replace(place, start=stop.isoformat(), again=0, rows=0, expected=None)
 
     def refuse(self, status: int, body: bytes | msgspec.Raw) -> None:
         """An expired page token costs the window at hand, not the ones before it."""
         expired = verdict("graph", status, service_error(body)) == "page-expired"
         if expired and self.place.link and self.place.again < MOST_RESTARTS:
-            self.place = msgspec.structs.replace(self.place, link=None, again=self.place.again + 1)
+            again = self.place.again + 1
+            self.place = msgspec.structs.replace(self.place, link=None, again=again, rows=0, expected=None)
             self._followed.clear()
         else:
             super().refuse(status, body)

@@ -16,6 +16,7 @@ from collectors.reader import (
     Response,
     back_off,
     begin_again,
+    fewer_than_announced,
     read_cursor,
     shortened,
     write_cursor,
@@ -66,7 +67,7 @@ class PagedReader(ABC):
                 self._error_inside(response.body)
                 return []
             rows = rows_of(page, self.dataset.workload)
-            place = self._after(page)
+            place = self._after(page, len(rows))
         except ProtocolViolation as violation:
             self.doubt(str(violation))
             return []
@@ -83,6 +84,10 @@ class PagedReader(ABC):
     @abstractmethod
     def finish(self, page: Page, place: Place) -> Place:
         """The place after the last page of a list. Raises `ProtocolViolation` if it cannot be the last."""
+
+    def tolerated(self, announced: int) -> int:
+        """How many of the announced rows may lack at the end of a list: none, when it announced them itself."""
+        return 0
 
     def restart_mode(self, found: str) -> Mode:
         """How to begin again after verdict `resync` or `page-expired`."""
@@ -117,16 +122,19 @@ class PagedReader(ABC):
         else:
             self.doubt(f"An error inside a 200: {error.shown}", "unavailable")
 
-    def _after(self, page: Page) -> Place:
+    def _after(self, page: Page, rows: int) -> Place:
         warning = telling(page)
         place = msgspec.structs.replace(
             self.place,
             pages=self.place.pages + 1,
+            rows=self.place.rows + rows,
             expected=page.count if page.count is not None else self.place.expected,
             warned=shortened(warning) if warning else self.place.warned,
         )
         if not page.next_link:
-            return self.finish(page, msgspec.structs.replace(place, link=None))
+            last = self.finish(page, msgspec.structs.replace(place, link=None))
+            lacking = fewer_than_announced(place.rows, place.expected, self.tolerated(place.expected or 0))
+            return msgspec.structs.replace(last, end=lacking) if lacking else last
         link = own_link(page.next_link, self.origin, self.dataset.workload)
         if hash(link) in self._followed:
             raise ProtocolViolation(self.dataset.workload, "a link that was followed already")

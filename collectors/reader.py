@@ -79,7 +79,8 @@ class Left(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class Place(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a cursor says. `link`: the next page. `start`: of the window being read. `item`: the last one taken.
-    `left`: items taken but not done. `answered`: how many items were not gone.
+    `left`: items taken but not done. `answered`: how many items were not gone. `rows` and `expected`: read so far and
+    announced, of the list or window being read.
 
     `again`: how often this window was begun anew. `warned`: what the service warned of so far. `end`: nothing follows.
     """
@@ -87,6 +88,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     link: str | None = None
     start: str | None = None
     pages: int = 0
+    rows: int = 0
     expected: int | None = None
     again: int = 0
     warned: str | None = None
@@ -113,6 +115,14 @@ def begin_again(assignment: Assignment, reason: str, mode: Mode) -> Restart | Tr
     if assignment.restarts < MOST_RESTARTS:
         return Restart(reason, mode)
     return Truncated("restarted-too-often", f"It began again {MOST_RESTARTS} times; the last reason was {reason}.")
+
+
+def fewer_than_announced(rows: int, announced: int | None, tolerated: int = 0) -> Truncated | None:
+    """How a list ends that is shorter than the service said it is."""
+    if announced is None or rows + tolerated >= announced:
+        return None
+    detail = f"The service announced {announced} rows and gave {rows}. None that is missing is taken for deleted."
+    return Truncated("fewer-than-announced", detail)
 
 
 def back_off(attempts: int) -> float:

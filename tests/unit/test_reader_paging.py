@@ -219,6 +219,70 @@ def test_a_service_that_does_not_count_is_read_all_the_same() -> None:
     assert subject.end.expected is None
 
 
+def test_a_list_with_fewer_rows_than_it_announced_never_completes() -> None:
+    subject = reader("entra.subscribed-skus")
+    link = f"{GRAPH}/v1.0/subscribedSkus?$skiptoken=1"
+    subject.receive(page([{"id": "1"}, {"id": "2"}], count=4, nextLink=link))
+    subject = reader("entra.subscribed-skus", cursor=subject.cursor)
+
+    subject.receive(page([{"id": "3"}]))
+
+    assert isinstance(subject.end, Truncated)
+    assert subject.end.reason == "fewer-than-announced"
+    assert "announced 4 rows and gave 3" in subject.end.detail
+
+
+def test_a_list_with_the_rows_it_announced_completes() -> None:
+    subject = reader("entra.subscribed-skus")
+    link = f"{GRAPH}/v1.0/subscribedSkus?$skiptoken=1"
+    subject.receive(page([{"id": "1"}, {"id": "2"}], count=3, nextLink=link))
+
+    subject.receive(page([{"id": "3"}]))
+
+    assert subject.end == Complete(expected=3, expected_by="@odata.count")
+
+
+def test_each_window_is_held_against_its_own_announcement() -> None:
+    subject = reader("audit.sign-ins", window=(NOW - timedelta(days=3), NOW))
+    subject.receive(page([{"id": "1"}, {"id": "2"}], count=2))
+    subject.receive(page([{"id": "3"}], count=2, nextLink=f"{GRAPH}/v1.0/auditLogs/signIns?$skiptoken=1"))
+    subject.receive(error(400, "Directory_ExpiredPageToken"))
+    subject.receive(page([{"id": "3"}], count=1))
+    assert subject.end is None
+
+    subject.receive(page([{"id": "4"}], count=2))
+
+    assert isinstance(subject.end, Truncated)
+    assert subject.end.reason == "fewer-than-announced"
+
+
+@pytest.mark.parametrize(
+    ("announced", "rows", "complete"),
+    [
+        (100_000, 2, False),
+        (100_000, 98_990, True),
+        (1000, 980, True),
+        (1000, 979, False),
+        (10, 9, True),
+        (10, 8, False),
+        (5, 4, False),
+        (5, 9, True),
+    ],
+)
+def test_a_count_made_apart_may_be_a_little_off_and_no_more(announced: int, rows: int, complete: bool) -> None:
+    subject = reader("entra.users")
+    subject.receive(answer(str(announced).encode()))
+    link = f"{GRAPH}/v1.0/users/delta?$deltatoken=x"
+
+    subject.receive(page([{"id": str(n)} for n in range(rows)], deltaLink=link))
+
+    if complete:
+        assert subject.end == Complete(expected=announced, expected_by="GET /v1.0/users/$count", delta_link=link)
+    else:
+        assert isinstance(subject.end, Truncated)
+        assert subject.end.reason == "fewer-than-announced"
+
+
 def test_a_last_delta_page_without_its_link_never_completes() -> None:
     subject = reader("entra.groups")
     while subject.next_request() is not None:
