@@ -84,7 +84,8 @@ class GraphDelta(PagedReader):
     def request(self, place: Place) -> Request:
         if self._counting:
             headers = {"Accept": "text/plain", "ConsistencyLevel": "eventual"}
-            return ask(self.dataset, self.assignment, self.origin + self.dataset.count, headers)
+            question = ask(self.dataset, self.assignment, self.origin + self.dataset.count, headers)
+            return msgspec.structs.replace(question, optional=True)
         size = {"Prefer": f"odata.maxpagesize={self.dataset.page_size}"} if self.dataset.page_size else {}
         url = place.link or self._since or first_url(self.dataset, self.origin)
         return ask(self.dataset, self.assignment, url, size)

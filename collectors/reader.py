@@ -28,7 +28,8 @@ LONGEST_DETAIL = 300
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """One question. `cost` is charged to the tenant's `bucket`; `wait` seconds pass before it is sent.
+    """One question. `cost` is charged to the tenant's `bucket`; `wait` seconds pass before it is sent. A reader goes on
+    without the answer to an `optional` one: give it `UNANSWERED`.
 
     Without `authorized` it is sent without the access token. For workload `exchange-server` the body is
     `{"cmdlet": ..., "parameters": {...}, "select": [...]}` and method and URL are only for show.
@@ -43,6 +44,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     cost: float
     body: bytes = b""
     authorized: bool = True
+    optional: bool = False
     wait: float = 0.0
 
 
@@ -52,6 +54,10 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     status: int
     headers: Mapping[str, str]
     body: bytes
+
+
+UNANSWERED = Response(status=503, headers={}, body=b"")
+"""In the place of an answer that did not come."""
 
 
 class Reader(Protocol):

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from collectors.batch import BatchWriter
-from collectors.reader import Reader, Request, Response
+from collectors.reader import UNANSWERED, Reader, Request, Response
 from collectors.work import Batch, End, Step, Truncated
 from crypto.batch import BatchEncoder
 from domain.errors import ConnectionLost, ProtocolViolation, ServiceUnavailable, TenantryError, Throttled, TokenExpired
@@ -64,8 +64,7 @@ class Session:
                 if request is None:
                     break
                 requests += 1
-                response = await self._perform(request)
-                rows = self._reader.receive(response)
+                rows = self._reader.receive(await self._answer(request))
                 if compressing is not None:
                     await compressing
                     compressing = None
@@ -82,6 +81,14 @@ class Session:
             if compressing is not None:
                 await compressing
         return requests
+
+    async def _answer(self, request: Request) -> Response:
+        try:
+            return await self._perform(request)
+        except tuple(GIVEN_UP):
+            if request.optional:
+                return UNANSWERED
+            raise
 
     async def _store(self, encoder: BatchEncoder, requests: int) -> Batch:
         sealed, facts = await asyncio.to_thread(encoder.finish)

@@ -16,7 +16,14 @@ from collectors.session import Session
 from collectors.work import Assignment, Complete, Step, Truncated
 from crypto.batch import decode_batch
 from crypto.datakey import new_data_key
-from domain.errors import ConnectionLost, ProtocolViolation, StorageFull, TokenExpired
+from domain.errors import (
+    ConnectionLost,
+    ProtocolViolation,
+    ServiceUnavailable,
+    StorageFull,
+    Throttled,
+    TokenExpired,
+)
 from domain.ids import Dataset, RunId, TenantId
 from domain.settings import CLOUDS
 from eventstore.batches import BatchStore, open_batch_store
@@ -50,7 +57,11 @@ class Scene:
     """A session whose service gives these answers, errors among them, one after the other."""
 
     def __init__(
-        self, answers: Iterable[Response | Exception], limit_bytes: int = 1 << 20, store: BatchStore | None = None
+        self,
+        answers: Iterable[Response | Exception],
+        limit_bytes: int = 1 << 20,
+        store: BatchStore | None = None,
+        name: Dataset = NAME,
     ) -> None:
         self.answers = iter(answers)
         self.key = new_data_key()
@@ -58,13 +69,13 @@ class Scene:
         assignment = Assignment(
             tenant=TENANT,
             run=RunId("20261122T203000-0a1b2c3d"),
-            dataset=NAME,
+            dataset=name,
             mode="full",
             cloud=CLOUDS["public"],
             domain="contoso.example",
         )
-        reader = reader_for(load_catalog()[NAME], assignment)
-        self.session = Session(reader, self.perform, BatchWriter(self.store, self.key, TENANT, NAME), limit_bytes)
+        reader = reader_for(load_catalog()[name], assignment)
+        self.session = Session(reader, self.perform, BatchWriter(self.store, self.key, TENANT, name), limit_bytes)
 
     async def perform(self, request: Request) -> Response:
         answer = next(self.answers)
@@ -116,6 +127,20 @@ def test_what_the_transport_gives_up_truncates_behind_the_rows_that_were_read(er
         assert await scene.rows(step) == [1]
         assert isinstance(step.end, Truncated)
         assert step.end.reason == reason
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "error", [ServiceUnavailable("graph", 503, ""), Throttled("graph", 5.0), ConnectionLost("graph", "ReadError")]
+)
+def test_users_that_nobody_counts_are_read_all_the_same(error: Exception) -> None:
+    async def scenario() -> None:
+        link = f"{CLOUDS['public'].graph}/v1.0/users/delta?$deltatoken=x"
+        users = Response(status=200, headers={}, body=json.dumps({"value": [{}], "@odata.deltaLink": link}).encode())
+        step = await Scene([error, users], name=Dataset("entra.users")).session.next_batch()
+        assert step.batch is not None
+        assert (step.batch.rows, step.requests, step.end) == (1, 2, Complete(delta_link=link))
 
     asyncio.run(scenario())
 
