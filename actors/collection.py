@@ -280,7 +280,7 @@ def ending(state: Collection, run: RunId, end: End, requests: int, seconds: floa
                 state, run, reason=end.reason, detail=end.detail, requests=requests, seconds=seconds
             )
         case Restart():
-            return collections.restart(state, run, end.reason, end.mode)
+            return collections.restart(state, run, end.reason, end.mode, requests=requests)
 
 
 def batch_recorded(run: RunId, batch: Batch) -> BatchRecorded:

@@ -17,7 +17,8 @@ Perform = Callable[[Request], Awaitable[Response]]
 
 LIMIT_BYTES = 8 << 20
 MOST_REQUESTS = 500
-"""After so many requests what there is becomes a batch, so that slow datasets make progress that survives."""
+"""After so many requests what there is becomes a batch, without a row if need be, so that slow datasets make progress
+that survives."""
 
 GIVEN_UP: dict[type[TenantryError], str] = {
     Throttled: "throttled",
@@ -39,6 +40,8 @@ class Session:
         self._recorded = reader.cursor
         self._end: End | None = None
         self._expired: TokenExpired | None = None
+        self._requests = 0
+        """Those that no step has told of."""
 
     async def next_batch(self) -> Step:
         """Reads until a batch is full and stored, or to the end. After a step with an `end` there is nothing more.
@@ -50,12 +53,18 @@ class Session:
             expired, self._expired = self._expired, None
             raise expired
         encoder = self._writer.begin()
-        requests = await self._fill(encoder)
-        batch = await self._store(encoder, requests) if encoder.rows else None
-        return Step(batch=batch, end=self._end or self._reader.end, requests=requests)
+        await self._fill(encoder)
+        end = self._end or self._reader.end
+        batch = await self._store(encoder) if encoder.rows or (end is None and self._moved) else None
+        requests, self._requests = self._requests, 0
+        return Step(batch=batch, end=end, requests=requests)
 
-    async def _fill(self, encoder: BatchEncoder) -> int:
-        """Pages into the encoder, the next one being fetched while the last one is compressed; how many requests."""
+    @property
+    def _moved(self) -> bool:
+        return self._reader.cursor != self._recorded
+
+    async def _fill(self, encoder: BatchEncoder) -> None:
+        """Pages into the encoder, the next one being fetched while the last one is compressed."""
         requests = taken = 0
         compressing: asyncio.Future[None] | None = None
         try:
@@ -64,6 +73,7 @@ class Session:
                 if request is None:
                     break
                 requests += 1
+                self._requests += 1
                 rows = self._reader.receive(await self._answer(request))
                 if compressing is not None:
                     await compressing
@@ -72,7 +82,7 @@ class Session:
                     taken += sum(map(len, rows))
                     compressing = asyncio.ensure_future(asyncio.to_thread(encoder.add, rows))
         except TokenExpired as expired:
-            if compressing is None and not encoder.rows:
+            if not self._moved:
                 raise
             self._expired = expired  # what was read so far becomes a batch first
         except tuple(GIVEN_UP) as error:
@@ -80,7 +90,6 @@ class Session:
         finally:
             if compressing is not None:
                 await compressing
-        return requests
 
     async def _answer(self, request: Request) -> Response:
         try:
@@ -90,10 +99,10 @@ class Session:
                 return UNANSWERED
             raise
 
-    async def _store(self, encoder: BatchEncoder, requests: int) -> Batch:
+    async def _store(self, encoder: BatchEncoder) -> Batch:
         sealed, facts = await asyncio.to_thread(encoder.finish)
         await self._writer.store(sealed, facts)
         after, self._recorded = self._recorded, self._reader.cursor
         if self._recorded is None:
-            raise AssertionError("rows moved the reader, so it has a cursor")
-        return Batch(**msgspec.structs.asdict(facts), requests=requests, after=after, cursor=self._recorded)
+            raise AssertionError("a reader that moved has a cursor")
+        return Batch(**msgspec.structs.asdict(facts), requests=self._requests, after=after, cursor=self._recorded)

@@ -81,6 +81,7 @@ def evolve(state: Collection, event: CollectionEvent) -> Collection:
                 since=state.since if event.mode == "delta" else None,
                 cursor=None,
                 rows=0,
+                requests=state.requests + event.requests,
                 batches=0,
                 restarts=state.restarts + 1,
                 last_digest=None,
@@ -161,9 +162,9 @@ def record_batch(state: Collection, batch: BatchRecorded) -> list[CollectionEven
     raise NotAllowed("record a batch", "it does not go on where the last one ended", "Read on from the cursor.")
 
 
-def restart(state: Collection, run: RunId, reason: str, mode: Mode) -> list[CollectionEvent]:
+def restart(state: Collection, run: RunId, reason: str, mode: Mode, *, requests: int) -> list[CollectionEvent]:
     _running(state, run, "restart the collection")
-    return [CollectionRestarted(run=run, reason=reason, mode=mode)]
+    return [CollectionRestarted(run=run, reason=reason, mode=mode, requests=requests)]
 
 
 def complete(

@@ -273,6 +273,7 @@ class BatchRecorded(Event, frozen=True, tag="batch-recorded/1"):
     """A stored batch counts from here on. `after` and `cursor`: reading position before it (None: the start) and after.
 
     `key` names it in the batch store, `digest` is SHA-256 of its rows, `stored_bytes` its size compressed and sealed.
+    `rows` may be 0: many requests that found nothing are progress too.
     """
 
     run: RunId
@@ -287,12 +288,16 @@ class BatchRecorded(Event, frozen=True, tag="batch-recorded/1"):
     cursor: str
 
 
-class CollectionRestarted(Event, frozen=True, tag="collection-restarted/1"):
-    """Reading begins again; `mode` may fall back from `delta` to `full`. Batches before it no longer count."""
+class CollectionRestarted(Event, frozen=True, omit_defaults=True, tag="collection-restarted/1"):
+    """Reading begins again; `mode` may fall back from `delta` to `full`. Batches before it no longer count.
+
+    `requests`: those after the last batch.
+    """
 
     run: RunId
     reason: str
     mode: Mode
+    requests: int = 0
 
 
 class CollectionCompleted(Event, frozen=True, tag="collection-completed/1"):

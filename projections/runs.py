@@ -135,7 +135,7 @@ def _progress(progress: DatasetProgress, event: CollectionEvent) -> DatasetProgr
         case BatchRecorded():
             return change(progress, rows=progress.rows + event.rows, requests=progress.requests + event.requests)
         case CollectionRestarted():
-            return change(progress, rows=0)
+            return change(progress, rows=0, requests=progress.requests + event.requests)
         case CollectionCompleted():
             return change(progress, outcome="complete", rows=event.rows, requests=event.requests, seconds=event.seconds)
         case CollectionTruncated():

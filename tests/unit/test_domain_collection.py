@@ -123,11 +123,12 @@ class Passes(RuleBasedStateMachine):
             collections.record_batch(self.state, batch(self.run, self.state.cursor, self.state.cursor))
 
     @precondition(lambda self: self.under_way)
-    @rule(mode=st.sampled_from(MODES))
-    def restart(self, mode: Mode) -> None:
+    @rule(mode=st.sampled_from(MODES), requests=st.integers(0, 9))
+    def restart(self, mode: Mode, requests: int) -> None:
         before = self.state
-        self.history.take(collections.restart(before, self.run, "page-expired", mode))
+        self.history.take(collections.restart(before, self.run, "page-expired", mode, requests=requests))
         self.counted = []
+        self.requests += requests
         assert self.state.cursor is None
         assert self.state.restarts == before.restarts + 1
         assert mode == "delta" or self.state.since is None
@@ -164,7 +165,7 @@ class Passes(RuleBasedStateMachine):
         with pytest.raises(NotAllowed):
             collections.not_possible(self.state, run, reason="r", detail="d", requests=0, seconds=0.0)
         with pytest.raises(NotAllowed):
-            collections.restart(self.state, run, "r", "full")
+            collections.restart(self.state, run, "r", "full", requests=0)
         with pytest.raises(NotAllowed):
             collections.record_batch(self.state, batch(run, self.state.cursor, "elsewhere"))
 
@@ -209,5 +210,5 @@ def test_a_truncated_pass_is_not_taken_up_again_by_its_run() -> None:
 
 def test_a_pass_that_falls_back_to_full_forgets_the_delta_link_it_began_with() -> None:
     state = collections.fold([started(RUNS[0], "delta", "link")])
-    (restarted,) = collections.restart(state, RUNS[0], "resync", "full")
+    (restarted,) = collections.restart(state, RUNS[0], "resync", "full", requests=1)
     assert collections.evolve(state, restarted).since is None

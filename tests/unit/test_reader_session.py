@@ -12,7 +12,7 @@ from collectors.batch import BatchWriter
 from collectors.catalog import load_catalog
 from collectors.reader import Request, Response
 from collectors.readers import reader_for
-from collectors.session import Session
+from collectors.session import MOST_REQUESTS, Session
 from collectors.work import Assignment, Complete, Step, Truncated
 from crypto.batch import decode_batch
 from crypto.datakey import new_data_key
@@ -40,6 +40,11 @@ def page(number: int, last: bool = False) -> Response:
     return Response(status=200, headers={}, body=json.dumps(body).encode())
 
 
+def empty(number: int) -> Response:
+    body = {"value": [], "@odata.nextLink": f"{LINK}{number}"}
+    return Response(status=200, headers={}, body=json.dumps(body).encode())
+
+
 class Full:
     """A store without room."""
 
@@ -62,6 +67,7 @@ class Scene:
         limit_bytes: int = 1 << 20,
         store: BatchStore | None = None,
         name: Dataset = NAME,
+        cursor: str | None = None,
     ) -> None:
         self.answers = iter(answers)
         self.key = new_data_key()
@@ -73,6 +79,7 @@ class Scene:
             mode="full",
             cloud=CLOUDS["public"],
             domain="contoso.example",
+            cursor=cursor,
         )
         reader = reader_for(load_catalog()[name], assignment)
         self.session = Session(reader, self.perform, BatchWriter(self.store, self.key, TENANT, name), limit_bytes)
@@ -112,6 +119,42 @@ def test_a_token_that_expires_costs_nothing_that_was_read() -> None:
         assert (await scene.rows(first), await scene.rows(second)) == ([1], [2])
         assert first.end is None
         assert second.end == Complete()
+
+    asyncio.run(scenario())
+
+
+def test_the_request_that_found_the_token_expired_counts_as_well() -> None:
+    async def scenario() -> None:
+        refused = Response(status=401, headers={}, body=b"")
+        scene = Scene([refused, page(1, last=True)])
+        with pytest.raises(TokenExpired):
+            await scene.session.next_batch()
+        step = await scene.session.next_batch()
+        assert step.batch is not None
+        assert (step.batch.requests, step.requests) == (2, 2)
+
+    asyncio.run(scenario())
+
+
+def test_many_requests_without_a_row_are_progress_that_survives() -> None:
+    async def scenario() -> None:
+        scene = Scene([empty(n) for n in range(MOST_REQUESTS)])
+        step = await scene.session.next_batch()
+        assert step.batch is not None
+        assert (await scene.rows(step), step.batch.rows) == ([], 0)
+        assert (step.batch.requests, step.requests, step.end) == (MOST_REQUESTS, MOST_REQUESTS, None)
+        later = await Scene([page(1, last=True)], cursor=step.batch.cursor).session.next_batch()
+        assert later.batch is not None
+        assert (later.batch.after, later.batch.rows, later.end) == (step.batch.cursor, 1, Complete())
+
+    asyncio.run(scenario())
+
+
+def test_a_pass_that_ends_without_a_row_needs_no_batch() -> None:
+    async def scenario() -> None:
+        none = Response(status=200, headers={}, body=b'{"value":[]}')
+        step = await Scene([empty(1), none]).session.next_batch()
+        assert step == Step(batch=None, end=Complete(), requests=2)
 
     asyncio.run(scenario())
 

@@ -236,6 +236,7 @@ def test_a_restart_begins_without_cursor_and_counts_the_new_rows_alone(stage: St
     stage.carry_out(run, collector)
 
     assert stage.outcomes(run)[USERS] == ("complete", None, 7)
+    assert {one.requests for one in stage.run(run).outcomes} == {3}
     assert (collector.works[-1].assignment.cursor, collector.works[-1].assignment.restarts) == (None, 1)
     assert len(of_kind(stage.collection(USERS), CollectionRestarted)) == 1
 
