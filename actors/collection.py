@@ -165,7 +165,7 @@ class DatasetCollection:
             try:
                 secret, data_key = await self._secret(refused), await self._activation.data_key()
             except (SignInFailed, ReleaseRefused, EnvelopeRejected) as refusal:
-                return ended(self._refused(refusal))
+                return ended(NotPossible(*refusal_words(refusal)))
             except PASSING as error:
                 return ended(Truncated("unavailable", str(error)))
             try:
@@ -179,7 +179,7 @@ class DatasetCollection:
                 refused = secret
             except SignInFailed as refusal:
                 self._activation.reject_account(refusal)
-                return ended(self._refused(refusal))
+                return ended(NotPossible(*refusal_words(refusal)))
             except ActivationLost:
                 raise
             except (TransientError, PermanentError) as error:
@@ -220,11 +220,6 @@ class DatasetCollection:
                 data_key=transit.seal(public, key, data_key_context(assignment)),
                 parent=self._parent,
             )
-
-    def _refused(self, refusal: SignInFailed | ReleaseRefused | EnvelopeRejected) -> End:
-        """Not possible at the beginning; what was read before is a part of the whole."""
-        reason, detail = refusal_words(refusal)
-        return Truncated(reason, detail) if self._held.state.batches else NotPossible(reason, detail)
 
     def _record(self, step: Step) -> None:
         """Appends the step. What a former activation has counted or ended already is left as it is: read on from there.

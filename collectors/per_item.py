@@ -2,7 +2,8 @@
 
 Items are taken in sorted order. The cursor holds the last one taken and those of them that are not done yet, so an
 item that was throttled, or has a further page, is neither lost nor read twice. A round without progress is followed
-by a longer wait and a smaller batch.
+by a longer wait and a smaller batch. An item that is refused is noted and the others are read: then something is
+missing. When nothing else is answered, the refusal is of the whole.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collectors.graph import HEADERS, first_url, top_of
 from collectors.pages import is_own, own_link, read_page, rows_of, sliced, telling
 from collectors.reader import (
     Left,
+    Refusals,
     Request,
     Response,
     back_off,
@@ -29,13 +31,15 @@ from collectors.reader import (
     write_cursor,
 )
 from collectors.throttle import retry_after
-from collectors.verdicts import REPEATED, end_of, service_error, verdict
-from collectors.work import Assignment, Complete, End, Truncated
+from collectors.verdicts import REPEATED, ServiceError, end_of, service_error, verdict
+from collectors.work import Assignment, Complete, End, NotPossible, Truncated
 from domain.errors import ProtocolViolation, TokenExpired
 
 MOST_IDLE_ROUNDS = 8
 MOST_ITEM_PAGES = 10_000
 LONGEST_WAIT = 300.0
+MOST_REFUSED_AT_FIRST = 20
+"""When so many items are refused before one is answered, the others are not asked for."""
 
 
 class Dialect(NamedTuple):
@@ -91,11 +95,13 @@ _ANSWERS = msgspec.json.Decoder(_Answers)
 
 
 class _Sorted(NamedTuple):
-    """What a batch's answers amount to: rows, items to go on with, and how long the service asks to wait."""
+    """What a batch's answers amount to: rows, items to go on with, items refused, and how long the service asks to
+    wait."""
 
     rows: list[bytes]
     more: list[Left]
     failed: list[Left]
+    refused: list[tuple[str, NotPossible | Truncated]]
     done: int
     gone: int
     wait: float | None
@@ -174,10 +180,11 @@ class PerItemReader:
         return numbered
 
     def _sort(self, chosen: list[Left], answers: dict[int, _Answer]) -> _Sorted:
-        """Look at every answer; an item without one counts as failed. Ends the collection if one forbids it all."""
+        """Look at every answer; an item without one counts as failed. Ends the collection where it cannot go on."""
         rows: list[bytes] = []
         more: list[Left] = []
         failed: list[Left] = []
+        refused: list[tuple[str, NotPossible | Truncated]] = []
         waits: list[float] = []
         why: str | None = None
         warned = self.place.warned
@@ -208,11 +215,13 @@ class PerItemReader:
                 gone += 1
             elif meant == "page-expired" and left.link:
                 self.end = begin_again(self.assignment, "page-token-expired", self.assignment.mode)
+            elif meant == "token-expired":
+                self._token_refused(error)
             else:
-                self._refuse(answer.status, answer.body)
+                refused.append((left.item, end_of(self.dataset, meant, answer.status, error)))
             if self.end is not None:
                 break
-        return _Sorted(rows, more, failed, done, gone, max(waits, default=None), why, warned)
+        return _Sorted(rows, more, failed, refused, done, gone, max(waits, default=None), why, warned)
 
     def _page(self, left: Left, body: msgspec.Raw) -> tuple[list[bytes], str | None, str | None]:
         """The rows of one item, the link to more of them, and what the service warned of."""
@@ -232,24 +241,38 @@ class PerItemReader:
         left = (*found.failed, *found.more, *self.place.left[self._size :])
         item = max(taken) if taken else self.place.item
         pages = self.place.pages + len(found.more)
-        answered = self.place.answered + found.done
         self.place = msgspec.structs.replace(
-            self.place, item=item, left=left, pages=pages, warned=found.warned, answered=answered
+            self.place,
+            item=item,
+            left=left,
+            pages=pages,
+            warned=found.warned,
+            answered=self.place.answered + found.done,
+            refused=_noted(self.place.refused, found.refused),
         )
         if pages > MOST_ITEM_PAGES + len(self.items):
             self.end = Truncated("protocol", "More further pages than there can be.")
-        elif not left and (item is None or item >= self.items[-1]):
-            self.end = self._ended()
-            self.place = msgspec.structs.replace(self.place, end=self.end)
-        progress = bool(found.done or found.gone)
+        elif (end := self._ended(last=not left and (item is None or item >= self.items[-1]))) is not None:
+            self.end = end
+            self.place = msgspec.structs.replace(self.place, end=end)
+        progress = bool(found.done or found.gone or found.refused)
         if progress:
             self._idle, self._wait = 0, 0.0
             self._size = min(self.dataset.items_per_request, self._size + 2)
         if found.failed:
             self._idled(found.wait, found.why or "unavailable", "It goes on failing.", progress=progress)
 
-    def _ended(self) -> Complete | Truncated:
-        """After the last item. Items that were listed just now cannot all be gone: then the question was wrong."""
+    def _ended(self, *, last: bool) -> Complete | Truncated | NotPossible | None:
+        """After the last item, or when enough were refused. Items that were listed just now cannot all be gone: then
+        the question was wrong."""
+        refused = self.place.refused
+        if refused and not self.place.answered and (last or refused.number >= MOST_REFUSED_AT_FIRST):
+            return refused.meaning
+        if not last:
+            return None
+        if refused:
+            said = f"{refused.number} of {len(self.items)} items were refused, the first of them {refused.item}: "
+            return Truncated("items-refused", shortened(said + refused.meaning.detail))
         if self.place.warned:
             return Truncated("warned", f"Exchange warned: {self.place.warned}")
         if not self.place.answered:
@@ -268,12 +291,22 @@ class PerItemReader:
         error = service_error(body)
         found = verdict(self.dataset.workload, status, error)
         if found == "token-expired":
-            self._refused_tokens += 1
-            if self._refused_tokens == 1:
-                raise TokenExpired(self.dataset.workload)
-            self.end = Truncated("token-refused", "A fresh access token was refused as well. " + error.shown)
+            self._token_refused(error)
         else:
             self.end = end_of(self.dataset, found, status, error)
+
+    def _token_refused(self, error: ServiceError) -> None:
+        self._refused_tokens += 1
+        if self._refused_tokens == 1:
+            raise TokenExpired(self.dataset.workload)
+        self.end = Truncated("token-refused", "A fresh access token was refused as well. " + error.shown)
+
+
+def _noted(before: Refusals | None, refused: list[tuple[str, NotPossible | Truncated]]) -> Refusals | None:
+    if not refused:
+        return before
+    item, meaning = (before.item, before.meaning) if before else refused[0]
+    return Refusals((before.number if before else 0) + len(refused), item, meaning)
 
 
 def tagged(row: bytes, item: str) -> bytes:

@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from collectors.dataset import Workload
-from collectors.work import Assignment, Complete, End, Restart, Truncated
+from collectors.work import Assignment, Complete, End, NotPossible, Restart, Truncated
 from domain.events import Mode
 from domain.ids import TenantId
 
@@ -83,10 +83,18 @@ class Left(msgspec.Struct, frozen=True, omit_defaults=True):
     link: str | None = None
 
 
+class Refusals(msgspec.Struct, frozen=True):
+    """Items that the service refused to answer about: how many, the first one, and what its refusal means for it."""
+
+    number: int
+    item: str
+    meaning: NotPossible | Truncated
+
+
 class Place(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a cursor says. `link`: the next page. `start`: of the window being read. `item`: the last one taken.
-    `left`: items taken but not done. `answered`: how many items were not gone. `rows` and `expected`: read so far and
-    announced, of the list or window being read.
+    `left`: items taken but not done. `answered`: how many items were not gone or refused. `rows` and `expected`: read
+    so far and announced, of the list or window being read.
 
     `again`: how often this window was begun anew. `warned`: what the service warned of so far. `end`: nothing follows.
     """
@@ -101,7 +109,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     item: str | None = None
     left: tuple[Left, ...] = ()
     answered: int = 0
-    end: Complete | Truncated | None = None
+    refused: Refusals | None = None
+    end: Complete | Truncated | NotPossible | None = None
 
 
 START = Place()

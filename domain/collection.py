@@ -215,6 +215,9 @@ def truncate(
 def not_possible(
     state: Collection, run: RunId, *, reason: str, detail: str, requests: int, seconds: float
 ) -> list[CollectionEvent]:
+    """At the beginning of a pass. After a batch it left a part of the whole, and that is truncated."""
+    if state.batches:
+        return truncate(state, run, reason=reason, detail=detail, requests=requests, seconds=seconds)
     _running(state, run, "end the collection")
     return [
         CollectionNotPossible(

@@ -152,7 +152,8 @@ class Passes(RuleBasedStateMachine):
     def give_up(self, possible: bool, requests: int) -> None:
         end = collections.truncate if possible else collections.not_possible
         self.history.take(end(self.state, self.run, reason="r", detail="d", requests=requests, seconds=1.0))
-        assert self.state.state == ("truncated" if possible else "not-possible")
+        assert self.state.state == ("truncated" if possible or self.counted else "not-possible")
+        assert (self.state.reason, self.state.detail) == ("r", "d")
 
     @rule(run=runs)
     def end_what_is_not_under_way(self, run: RunId) -> None:
@@ -206,6 +207,16 @@ def test_a_truncated_pass_is_not_taken_up_again_by_its_run() -> None:
     state = collections.fold([started(RUNS[0]), *ended])
     assert collections.start(state, started(RUNS[0])) == []
     assert state.state == "truncated"
+
+
+def test_what_became_impossible_after_a_batch_left_a_part_of_the_whole() -> None:
+    state = collections.fold([started(RUNS[0]), batch(RUNS[0], None, "a", rows=7)])
+
+    (ended,) = collections.not_possible(state, RUNS[0], reason="unlicensed", detail="d", requests=2, seconds=1.0)
+
+    assert ended == CollectionTruncated(
+        run=RUNS[0], reason="unlicensed", detail="d", cursor="a", rows=7, requests=3, seconds=1.0
+    )
 
 
 def test_a_pass_that_falls_back_to_full_forgets_the_delta_link_it_began_with() -> None:

@@ -127,17 +127,63 @@ def test_items_that_are_all_gone_mean_that_the_question_was_wrong() -> None:
     assert isinstance(subject.end, Truncated)
 
 
-def test_a_forbidden_item_ends_the_collection_and_an_expired_token_does_not() -> None:
+def test_an_expired_token_costs_no_item() -> None:
     subject = reader(["a", "b"])
     with pytest.raises(TokenExpired):
         subject.receive(batch([fine("1", "x"), failed("2", 401)]))
     assert subject.end is None
     assert len(questions(subject)) == 2
 
-    subject.receive(batch([fine("1", "x"), failed("2", 403, "Authorization_RequestDenied")]))
+    subject.receive(batch([fine("1", "x"), failed("2", 401)]))
+
+    assert isinstance(subject.end, Truncated)
+    assert subject.end.reason == "token-refused"
+
+
+REFUSALS = [(400, "RecipientTaskException"), (403, "Authorization_RequestDenied"), (409, "Conflict")]
+
+
+@pytest.mark.parametrize(("status", "code"), REFUSALS)
+def test_items_that_are_refused_are_noted_and_the_others_are_read(status: int, code: str) -> None:
+    items = [f"g{n:02}" for n in range(70)]
+    refused = {"g05", "g45"}
+    subject, rows = reader(items), []
+    while subject.end is None:
+        answers = [
+            failed(q["id"], status, code) if item_of(q) in refused else fine(q["id"], "x") for q in questions(subject)
+        ]
+        rows += subject.receive(batch(answers))
+        if subject.end is None:
+            subject = reader(items, subject.cursor)
+
+    assert {json.loads(row)["_item"] for row in rows} == {*items} - refused
+    assert isinstance(subject.end, Truncated)
+    assert subject.end.reason == "items-refused"
+    assert subject.end.detail.startswith("2 of 70 items were refused, the first of them g05: ")
+    assert code in subject.end.detail
+
+
+@pytest.mark.parametrize("count", [1, 19, 20, 1000])
+def test_a_dataset_whose_first_items_are_all_forbidden_is_not_possible_and_is_given_up(count: int) -> None:
+    subject, asked = reader([f"g{n:04}" for n in range(count)]), 0
+    while subject.end is None:
+        asked += len(questions(subject))
+        answers = [failed(q["id"], 403, "Authorization_RequestDenied") for q in questions(subject)]
+        assert subject.receive(batch(answers)) == []
 
     assert isinstance(subject.end, NotPossible)
+    assert subject.end.reason == "not-permitted"
     assert "GroupMember.Read.All" in subject.end.detail
+    assert asked == min(count, 20)
+
+
+def test_a_question_that_is_wrong_for_the_first_items_is_given_up() -> None:
+    subject = reader([f"m{n:02}" for n in range(70)], name="exchange.mailbox-statistics")
+    for _ in range(2):
+        subject.receive(batch([failed(q["id"], 400, "ParameterBindingException") for q in questions(subject)]))
+
+    assert isinstance(subject.end, Truncated)
+    assert subject.end.reason == "refused"
 
 
 @pytest.mark.parametrize(
