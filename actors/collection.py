@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 
+import msgspec
 import structlog
 
 from actors.activation import Activation
@@ -12,7 +14,7 @@ from actors.messages import Collector, Work, data_key_context, token_context
 from actors.patience import ACTOR, PASSING
 from actors.standing import REASON, CredentialStands
 from collectors.dataset import Dataset as Definition
-from collectors.dataset import window_of
+from collectors.dataset import lost_of, window_of
 from collectors.reader import shortened
 from collectors.work import Assignment, Batch, Complete, End, NotPossible, Restart, Step, Truncated
 from crypto import transit
@@ -112,11 +114,14 @@ class DatasetCollection:
                 reason="run-ended",
                 detail="Another run of the tenant began this dataset anew.",
             )
+        reason, detail = state.reason, state.detail
+        if state.state == "complete" and state.lost is not None:
+            reason, detail = gap_words(state.lost, self._definition)
         return DatasetOutcome(
             dataset=self._definition.name,
             outcome=OUTCOMES[state.state],
-            reason=state.reason or None,
-            detail=state.detail or None,
+            reason=reason or None,
+            detail=detail or None,
             rows=state.rows,
             requests=state.requests,
             seconds=round(state.seconds, 3),
@@ -138,11 +143,13 @@ class DatasetCollection:
         mode: Mode = definition.mode
         if mode == "delta" and since is None:
             mode = "full"
-        window = None
-        if mode == "window":
-            window = window_of(definition, None if self._full else state.watermark, now)
+        if mode != "window":
+            return CollectionStarted(run=self._activation.id, mode=mode, since=since if mode == "delta" else None)
         return CollectionStarted(
-            run=self._activation.id, mode=mode, since=since if mode == "delta" else None, window=window
+            run=self._activation.id,
+            mode=mode,
+            window=window_of(definition, None if self._full else state.watermark, now),
+            lost=lost_of(definition, state.watermark, now) or msgspec.UNSET,
         )
 
     def _take_parent(self) -> NotPossible | None:
@@ -290,6 +297,15 @@ def batch_recorded(run: RunId, batch: Batch) -> BatchRecorded:
         requests=batch.requests,
         after=batch.after,
         cursor=batch.cursor,
+    )
+
+
+def gap_words(lost: tuple[datetime, datetime], definition: Definition) -> tuple[str, str]:
+    """(reason, detail) of a complete outcome behind which time passed that nobody collected."""
+    since, until = (f"{moment.astimezone(UTC):%Y-%m-%d %H:%M}" for moment in lost)
+    return "gap", (
+        f"Nothing is collected of {since} to {until} UTC: the last complete collection ended before, and this log is "
+        f"read {definition.lookback_days} days back."
     )
 
 

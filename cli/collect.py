@@ -216,12 +216,13 @@ def explanation(reason: str, detail: str | None) -> str:
 
 
 def missing(row: RunRow) -> list[tuple[str, str, str]]:
-    """What of a run is not complete, why, and what to do: the run itself when it failed, else its datasets."""
+    """What of a run is not complete, why, and what to do: the run itself when it failed, else its datasets. A complete
+    one that has a reason has lost something before it began."""
     if row.state in ("failed", "cancelled"):
         return [("the whole run", row.reason or row.state, row.detail or "")]
     found: list[tuple[Any, str, str]] = [
         (one.dataset, one.reason or one.outcome or "running", one.detail or "")
         for one in row.datasets
-        if one.outcome != "complete"
+        if one.outcome != "complete" or one.reason
     ]
     return found

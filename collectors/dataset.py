@@ -68,3 +68,9 @@ def window_of(dataset: Dataset, watermark: datetime | None, now: datetime) -> tu
     if watermark is None:
         return earliest, now
     return min(max(watermark - timedelta(hours=dataset.overlap_hours), earliest), now), now
+
+
+def lost_of(dataset: Dataset, watermark: datetime | None, now: datetime) -> tuple[datetime, datetime] | None:
+    """From and until of what no collection will have any more: behind the watermark, but before the log begins."""
+    earliest = now - timedelta(days=dataset.lookback_days)
+    return (watermark, earliest) if watermark is not None and watermark < earliest else None

@@ -37,6 +37,7 @@ class Collection(msgspec.Struct, frozen=True, kw_only=True):
     mode: Mode = "full"
     since: str | None = None
     window: tuple[datetime, datetime] | None = None
+    lost: tuple[datetime, datetime] | None = None
     cursor: str | None = None
     rows: int = 0
     requests: int = 0
@@ -61,6 +62,7 @@ def evolve(state: Collection, event: CollectionEvent) -> Collection:
                 mode=event.mode,
                 since=event.since,
                 window=event.window,
+                lost=event.lost or None,
                 delta_link=state.delta_link,
                 watermark=state.watermark,
             )

@@ -261,12 +261,16 @@ class RunCancelled(Event, frozen=True, tag="run-cancelled/1"):
 
 
 class CollectionStarted(Event, frozen=True, tag="collection-started/1"):
-    """`since`: the delta link it continues from (mode `delta`). `window`: from and until (mode `window`)."""
+    """`since`: the delta link it continues from (mode `delta`). `window`: from and until (mode `window`).
+
+    `lost`: from and until of what came after the last complete collection and can no longer be read.
+    """
 
     run: RunId
     mode: Mode
     since: str | None = None
     window: tuple[datetime, datetime] | None = None
+    lost: tuple[datetime, datetime] | msgspec.UnsetType = msgspec.UNSET
 
 
 class BatchRecorded(Event, frozen=True, tag="batch-recorded/1"):

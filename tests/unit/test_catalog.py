@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from collectors.catalog import load_catalog
-from collectors.dataset import window_of
+from collectors.dataset import lost_of, window_of
 from collectors.throttle import LIMITS
 from domain.errors import AlreadyExists, Malformed, Unreadable
 from domain.ids import Dataset
@@ -121,3 +121,10 @@ def test_a_window_overlaps_the_last_one_and_never_reaches_past_the_log() -> None
     assert window_of(dataset, NOW - timedelta(days=1), NOW) == (NOW - timedelta(hours=30), NOW)
     assert window_of(dataset, NOW - timedelta(days=90), NOW) == (NOW - timedelta(days=30), NOW)
     assert window_of(dataset, NOW + timedelta(days=9), NOW) == (NOW, NOW)
+
+
+def test_what_the_log_no_longer_has_since_the_last_complete_collection_is_lost() -> None:
+    dataset = load_catalog()[Dataset("audit.sign-ins")]
+    assert lost_of(dataset, None, NOW) is None
+    assert lost_of(dataset, NOW - timedelta(days=30), NOW) is None
+    assert lost_of(dataset, NOW - timedelta(days=45), NOW) == (NOW - timedelta(days=45), NOW - timedelta(days=30))

@@ -14,10 +14,14 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
+from cli.collect import missing
 from cli.output import cell, json_text, shown
 from cli.refusals import Refusal, refusal_of
+from cli.run import outcomes
 from cli.trail import facts
 from domain.errors import ConnectionLost, Malformed, NotAllowed, PortInUse, TenantryError, Unknown, Unreadable
+from domain.ids import Dataset, RunId, TenantId
+from projections.runs import DatasetProgress, RunRow
 
 TENANT = "11111111-2222-3333-4444-555555555555"
 ROWS: list[dict[str, Any]] = [
@@ -133,3 +137,19 @@ def test_what_sql_may_give_is_shown_and_is_json() -> None:
     assert '"2026-01-01": {"1.50": 3}' in cell(found[0]["h"])
     assert cell(datetime.min) == "1-01-01 00:00:00"
     assert cell(datetime.max) == "9999-12-31 23:59:59"
+
+
+def test_what_a_log_lost_is_told_although_its_collection_is_complete() -> None:
+    gap = DatasetProgress(dataset=Dataset("audit.sign-ins"), outcome="complete", reason="gap", detail="Nothing is.")
+    whole = DatasetProgress(dataset=Dataset("entra.users"), outcome="complete")
+    run = RunRow(
+        run=RunId("20261122T203000-0a1b2c3d"),
+        tenant=TenantId(TENANT),
+        state="finished",
+        requested=datetime(2026, 11, 22, tzinfo=UTC),
+        requested_by="operator:ann",
+        datasets=(gap, whole),
+    )
+
+    assert missing(run) == [("audit.sign-ins", "gap", "Nothing is.")]
+    assert [line["why"] for line in outcomes(run)] == ["Nothing is.", None]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
+import msgspec
 import pytest
 from stage import (
+    BEGIN,
     CONTOSO,
     FABRIKAM,
     ScriptedCollector,
@@ -69,7 +72,7 @@ from eventstore.store import EventStore
 
 ORGANIZATION, USERS, GROUPS = "entra.organization", "entra.users", "entra.groups"
 OWNERS, MAILBOXES, ONPREM = "entra.group-owners", "exchange.mailboxes", "onprem.mailboxes"
-CONNECTORS = "onprem.receive-connectors"
+CONNECTORS, SIGN_INS = "onprem.receive-connectors", "audit.sign-ins"
 
 
 @pytest.fixture
@@ -431,6 +434,28 @@ def test_a_batch_that_cannot_be_recorded_stops_the_activation_and_the_next_one_g
     collector.scripts[USERS] = [batch(None, "1", end=Complete())]
     assert stage.carry_out(run, collector) == "finished"
     assert stage.outcomes(run)[USERS] == ("complete", None, 10)
+
+
+def test_what_a_log_lost_while_nobody_collected_is_said_once(stage: Stage) -> None:
+    async def read(work: Work) -> Step:
+        assert work.assignment.window is not None
+        return batch(None, "1", end=Complete(watermark=work.assignment.window[1]))
+
+    outcomes = []
+    for days in (0, 45, 1):
+        stage.clock.seconds += timedelta(days=days).total_seconds()
+        run = stage.request(SIGN_INS)
+        stage.carry_out(run, ScriptedCollector({SIGN_INS: [read]}))
+        outcomes += stage.run(run).outcomes
+
+    lost = [event.lost for event in stage.collection(SIGN_INS) if isinstance(event, CollectionStarted)]
+    assert lost == [msgspec.UNSET, (BEGIN, BEGIN + timedelta(days=15)), msgspec.UNSET]
+    assert [one.outcome for one in outcomes] == ["complete"] * 3
+    assert [one.reason for one in outcomes] == [None, "gap", None]
+    assert outcomes[1].detail == (
+        "Nothing is collected of 2026-11-22 20:30 to 2026-12-07 20:30 UTC: the last complete collection ended before, "
+        "and this log is read 30 days back."
+    )
 
 
 def test_a_run_of_a_tenant_that_was_suspended_or_offboarded_meanwhile_fails(stage: Stage) -> None:
