@@ -28,6 +28,14 @@ _CMDLET = re.compile(r"Get-[A-Za-z0-9]{1,60}")
 _PROPERTY = re.compile(r"[A-Za-z_@][A-Za-z0-9_.@]{0,127}")
 
 RULES: tuple[tuple[Callable[[Dataset], bool], str, Callable[[Dataset], object], str], ...] = (
+    (
+        lambda d: d.workload in ids.workloads_of(d.name),
+        "workload",
+        lambda d: d.workload,
+        "the one that the first part of its name stands for, since the vault releases credentials by that name: entra, "
+        "audit and reports are read from graph, exchange from exchange, onprem from exchange-server, any other from "
+        "graph or exchange; give the dataset another name",
+    ),
     (lambda d: d.mode in MODES[d.workload], "mode", lambda d: d.mode, "a mode that its workload has"),
     (
         lambda d: d.workload != "graph" or bool(_PATH.fullmatch(d.path) and ".." not in d.path),

@@ -15,7 +15,7 @@ Value = bool | int | str | list[str]
 
 
 class Dataset(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    """One row of the catalog.
+    """One row of the catalog. The first part of `name` has to go with `workload` (`domain.ids.AREAS`).
 
     Graph asks `path` (with `{item}` for mode `per-item`) with `select` and `query`; Exchange runs `cmdlet` with
     `parameters`, `item_parameter` taking the item. `items` names the dataset whose `item_key` property lists the items.

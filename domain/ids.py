@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from typing import NewType
@@ -18,13 +18,23 @@ RunId = NewType("RunId", str)
 Slot = NewType("Slot", str)
 """Which credential of a tenant: `entra` signs in to Microsoft 365, `exchange-server` to its own Exchange Server."""
 Dataset = NewType("Dataset", str)
-"""`workload.what`, for example `entra.users`."""
+"""`area.what`, for example `entra.users`. The area says which services it is read from: `workloads_of`."""
 Stream = NewType("Stream", str)
 """`category:key`, the events of one aggregate."""
 
 ENTRA = Slot("entra")
 EXCHANGE_SERVER = Slot("exchange-server")
 SLOTS = (ENTRA, EXCHANGE_SERVER)
+
+AREAS: Mapping[str, frozenset[str]] = {
+    "entra": frozenset({"graph"}),
+    "audit": frozenset({"graph"}),
+    "reports": frozenset({"graph"}),
+    "exchange": frozenset({"exchange"}),
+    "onprem": frozenset({"exchange-server"}),
+}
+OTHER_AREAS = frozenset({"graph", "exchange"})
+"""Names that users choose for datasets of their own."""
 
 _DATASET = re.compile(r"[a-z][a-z0-9]*\.[a-z][a-z0-9-]{0,60}")
 _DOMAIN = re.compile(r"(?=.{4,253}\Z)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]")
@@ -55,6 +65,11 @@ def dataset(text: str) -> Dataset:
     if not _DATASET.fullmatch(text):
         raise Malformed("dataset", text, "a name such as entra.users")
     return Dataset(text)
+
+
+def workloads_of(name: Dataset) -> frozenset[str]:
+    """The services that a dataset of this name may be read from. Its runs are given a credential for no others."""
+    return AREAS.get(name.split(".", 1)[0], OTHER_AREAS)
 
 
 def known_dataset(text: str, known: Collection[Dataset]) -> Dataset:

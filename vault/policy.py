@@ -16,7 +16,7 @@ import msgspec
 from domain import credential as credentials
 from domain.credential import Credential
 from domain.events import CredentialReleased, DataKeyDenied, DataKeyReleased, ReleaseDenied
-from domain.ids import ENTRA, EXCHANGE_SERVER, Dataset, RunId, Slot, TenantId
+from domain.ids import ENTRA, EXCHANGE_SERVER, RunId, Slot, TenantId, workloads_of
 from domain.run import Run
 from domain.tenant import Tenant
 
@@ -32,15 +32,6 @@ PURPOSES: dict[Slot, frozenset[str]] = {
     EXCHANGE_SERVER: frozenset({ONPREM}),
 }
 """What the credential of a slot may sign in to."""
-_WORKLOADS: dict[str, frozenset[str]] = {
-    "entra": frozenset({GRAPH}),
-    "audit": frozenset({GRAPH}),
-    "reports": frozenset({GRAPH}),
-    "exchange": frozenset({EXCHANGE}),
-    "onprem": frozenset({ONPREM}),
-}
-_OTHER_WORKLOADS = frozenset({GRAPH, EXCHANGE})
-"""A user's own dataset: its catalog row is not known here."""
 
 REASONS: dict[str, str] = {
     "no-such-tenant": "the tenant was never registered",
@@ -112,11 +103,6 @@ class _Case(msgspec.Struct, frozen=True):
 _Rule: TypeAlias = tuple[str, Callable[[_Case], bool]]
 
 
-def purposes_of(dataset: Dataset) -> frozenset[str]:
-    """What the tenant must be signed in to for this dataset."""
-    return _WORKLOADS.get(dataset.split(".", 1)[0], _OTHER_WORKLOADS)
-
-
 def digest_of(envelope: bytes) -> str:
     """SHA-256 in hex of an envelope as it stands in the secret store: `digest` of the credential's events."""
     return hashlib.sha256(envelope).hexdigest()
@@ -151,7 +137,7 @@ def _verifies(case: _Case) -> bool:
 
 
 def _needed(run: Run) -> frozenset[str]:
-    return frozenset(purpose for dataset in run.datasets for purpose in purposes_of(dataset))
+    return frozenset(purpose for dataset in run.datasets for purpose in workloads_of(dataset))
 
 
 _TENANT_RULES: tuple[_Rule, ...] = (

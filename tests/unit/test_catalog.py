@@ -107,6 +107,30 @@ def test_a_cmdlet_that_changes_something_is_no_dataset(tmp_path: Path) -> None:
     assert "Set-Mailbox" in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "workload"),
+    [
+        ("hybrid.databases", "exchange-server"),
+        ("entra.org-config", "exchange"),
+        ("exchange.message-traces", "graph"),
+        ("onprem.sites", "graph"),
+    ],
+)
+def test_a_name_whose_runs_would_get_no_credential_is_refused(tmp_path: Path, name: str, workload: str) -> None:
+    file = tmp_path / "mine.toml"
+    what = 'path = "/v1.0/sites"' if workload == "graph" else 'cmdlet = "Get-Thing"'
+    row = f'[[dataset]]\nname = "{name}"\nworkload = "{workload}"\nmode = "full"\n{what}\nkey = "id"\npermission = "P"'
+    file.write_text(row)
+
+    with pytest.raises(Malformed) as refused:
+        load_catalog(str(file))
+
+    assert f"'{workload}' is not a workload of dataset {name}" in str(refused.value)
+    assert "give the dataset another name" in str(refused.value)
+    file.write_text(row.replace(name, "onprem.mine" if workload == "exchange-server" else "mine.thing"))
+    assert load_catalog(str(file))
+
+
 def test_a_catalog_that_is_not_there_or_too_long_is_unreadable(tmp_path: Path) -> None:
     long = tmp_path / "long.toml"
     long.write_bytes(b"#" * ((1 << 20) + 1))

@@ -34,7 +34,7 @@ from domain.events import (
     TenantRegistered,
     TenantSuspended,
 )
-from domain.ids import ENTRA, EXCHANGE_SERVER, Dataset, RunId, Slot, TenantId
+from domain.ids import ENTRA, EXCHANGE_SERVER, Dataset, RunId, Slot, TenantId, workloads_of
 from domain.run import Run
 from domain.tenant import Tenant
 from vault.policy import (
@@ -45,7 +45,6 @@ from vault.policy import (
     ReleaseRequest,
     decide_data_key_release,
     decide_release,
-    purposes_of,
 )
 
 CONTOSO = TenantId("11111111-2222-3333-4444-555555555555")
@@ -200,7 +199,7 @@ def test_a_run_is_in_nobody_s_way_when_it_has_ended_or_is_the_one_that_asks() ->
     ],
 )
 def test_a_dataset_says_what_must_be_signed_in_to(dataset: str, purposes: set[str]) -> None:
-    assert purposes_of(Dataset(dataset)) == purposes
+    assert workloads_of(Dataset(dataset)) == purposes
 
 
 def test_the_account_of_an_exchange_server_is_released_for_its_own_datasets_only() -> None:
@@ -244,7 +243,7 @@ def test_a_release_implies_every_condition_whatever_is_combined(
     assert credential is not None
     assert credential.state in ("sealed", "verified")
     assert purpose in PURPOSES[slot]
-    assert any(purpose in purposes_of(dataset) for dataset in run.datasets)
+    assert any(purpose in workloads_of(dataset) for dataset in run.datasets)
 
 
 # data keys
