@@ -162,7 +162,10 @@ class TenantCore:
 async def collect_all(
     activation: Activation, pending: Mapping[Dataset, DatasetCollection], catalog: Mapping[Dataset, Definition]
 ) -> tuple[DatasetOutcome, ...]:
-    """Everything in parallel, but each dataset behind the gate it names, and behind the one it takes its items from."""
+    """Everything in parallel, but each dataset behind the gate it names, and behind the one it takes its items from.
+
+    A gate that is not among the run's datasets keeps nothing: who asks for one dataset gets that one.
+    """
     done: dict[Dataset, asyncio.Future[DatasetOutcome]] = {
         name: asyncio.get_running_loop().create_future() for name in pending
     }

@@ -51,6 +51,13 @@ def test_a_dataset_stands_behind_those_it_waits_for() -> None:
             assert order.index(Dataset(parent)) < order.index(row.name)
 
 
+def test_every_dataset_but_the_gate_waits_for_the_gate() -> None:
+    after = {row.name: row.after for row in load_catalog().values()}
+
+    assert after.pop(Dataset("entra.organization")) == ""
+    assert set(after.values()) == {"entra.organization"}
+
+
 def test_every_dataset_is_charged_to_a_bucket_with_a_limit() -> None:
     assert {row.throttled_by for row in load_catalog().values()} <= set(LIMITS)
 

@@ -111,14 +111,23 @@ def test_the_next_run_goes_on_from_the_delta_link_and_a_full_one_does_not(stage:
 
 
 def test_nothing_behind_a_gate_is_asked_when_the_gate_did_not_succeed(stage: Stage) -> None:
-    run = stage.request(ORGANIZATION, USERS, MAILBOXES)
+    behind = (USERS, MAILBOXES, ONPREM, CONNECTORS)
+    run = stage.request(ORGANIZATION, *behind)
     collector = ScriptedCollector({ORGANIZATION: [ends(NotPossible("not-permitted", "Grant it."))]})
 
     assert stage.carry_out(run, collector) == "finished"
 
-    assert stage.outcomes(run)[USERS] == ("not-started", "gate", 0)
-    assert not collector.asked(USERS)
-    assert not stage.collection(USERS)
+    outcomes = stage.outcomes(run)
+    assert [outcomes[name] for name in behind] == [("not-started", "gate", 0)] * 4
+    assert [work.assignment.dataset for work in collector.works] == [ORGANIZATION]
+    assert not any(stage.collection(name) for name in behind)
+
+
+def test_a_run_without_the_gate_is_not_gated(stage: Stage) -> None:
+    run = stage.request(USERS, ONPREM)
+
+    assert stage.carry_out(run, ScriptedCollector()) == "finished"
+    assert {outcome for outcome, _, _ in stage.outcomes(run).values()} == {"complete"}
 
 
 def test_items_of_an_incomplete_parent_are_not_asked_for(stage: Stage) -> None:
