@@ -214,10 +214,11 @@ def table_of(name: Dataset) -> str:
 
 
 def _rows_known(passes: Sequence[Pass], shape: DatasetShape) -> int | None:
-    """The rows of the last pass when it is all that shows: not for logs, and not after changes or a truncated pass."""
+    """The rows of the last pass when it is all that shows: not after a truncated one, and not for logs and deltas,
+    where several rows may be of one thing."""
     if not any(attempt.batches for one in passes for attempt in one.attempts):
         return 0
-    return passes[-1].rows if passes[-1].replaces and shape.mode != "window" else None
+    return passes[-1].rows if passes[-1].replaces and shape.mode not in ("window", "delta") else None
 
 
 def _fetch(connection: duckdb.DuckDBPyConnection, statement: str) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:

@@ -379,3 +379,18 @@ async def test_the_overview_tells_state_and_rows_of_every_dataset(estate: Estate
     counted = seen(await estate.tables.datasets(count=True))
     assert counted[CONTOSO, "entra_groups"] == ("complete", changed, 1)
     assert counted[FABRIKAM, "entra_users"] == ("truncated", None, 1)
+
+
+async def test_a_first_round_of_a_delta_may_send_a_row_in_parts_and_is_not_counted_by_its_events(
+    estate: Estate,
+) -> None:
+    parts = ({"id": "g", "members@delta": [{"id": member}]} for member in "ab")
+    await estate.collect(CONTOSO, GROUPS, *parts, {"id": "h"})
+
+    def rows(found: list[Any]) -> int | None:
+        [one] = [one for one in found if (one.tenant, one.dataset) == (CONTOSO, GROUPS)]
+        return one.rows  # type: ignore[no-any-return]
+
+    assert rows(await estate.tables.datasets()) is None
+    assert rows(await estate.tables.datasets(count=True)) == 2
+    assert (await estate.tables.sql("SELECT count(*) AS n FROM entra_groups")).objects() == [{"n": 2}]
