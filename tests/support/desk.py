@@ -84,7 +84,7 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("TENANTRY_")}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def laid_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An active, a suspended and an offboarded tenant; the public keys of this state directory and of another."""
     directory = tmp_path_factory.mktemp("desk")
