@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from actors.build import build_of
 from collectors.session import LIMIT_BYTES
 from domain.errors import PermanentError
-from domain.settings import Settings
+from domain.settings import Settings, without_secrets
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -54,13 +54,14 @@ class System:
 
     def __init__(self, settings: Settings, *, batch_bytes: int = LIMIT_BYTES) -> None:
         self._settings = settings
+        self._place = without_secrets(settings.ray_address)
         self._batch_bytes = batch_bytes
         self._work: ObjectRef[None] | None = None
         self._actors: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
         if "ray" in sys.modules and not VARIABLES.keys() <= os.environ.keys():
-            raise RayUnavailable(self._settings.ray_address, "something imported it before its variables were set")
+            raise RayUnavailable(self._place, "something imported it before its variables were set")
         for name, value in VARIABLES.items():
             os.environ.setdefault(name, value)
         if self._settings.ray_address == "local":
@@ -71,7 +72,7 @@ class System:
         try:
             ray.init(**self._arguments())
         except (ConnectionError, RuntimeError, ValueError, RayError) as error:
-            raise RayUnavailable(self._settings.ray_address, str(error).partition("\n")[0][:300]) from error
+            raise RayUnavailable(self._place, str(error).partition("\n")[0][:300]) from error
         try:
             self._build()
             if self._settings.ray_address != "local":
@@ -137,7 +138,7 @@ class System:
         try:
             answers = ray.get([getattr(self._actors[name], method).remote() for name in names])
         except RayError as error:
-            raise RayUnavailable(self._settings.ray_address, type(error).__name__) from None
+            raise RayUnavailable(self._place, type(error).__name__) from None
         return dict(zip(names, answers, strict=True))
 
     def work(self, *, until_idle: bool) -> None:
@@ -160,9 +161,9 @@ class System:
         except RayTaskError as error:
             raise original(error) from None
         except RayError as error:
-            raise RayUnavailable(self._settings.ray_address, type(error).__name__) from None
+            raise RayUnavailable(self._place, type(error).__name__) from None
         if not done and (died := dead_processes()):
-            raise RayUnavailable(self._settings.ray_address, f"{', '.join(died)} died; run `tenantry collect` again")
+            raise RayUnavailable(self._place, f"{', '.join(died)} died; run `tenantry collect` again")
         return bool(done)
 
     def pids(self) -> dict[str, int]:

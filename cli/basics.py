@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import msgspec
@@ -11,9 +10,7 @@ from cli.command import Session
 from cli.config import FILE, KEYS
 from cli.state import initialise
 from crypto.keyring import fingerprint, parse_public
-
-PASSWORD = re.compile(r"://[^/@]*@")
-"""User name and password in the URL of a database."""
+from domain.settings import without_secrets
 
 
 def init(session: Session) -> None:
@@ -35,7 +32,7 @@ def init(session: Session) -> None:
 
 
 def config_show(session: Session) -> None:
-    """Show the effective settings and where each came from; passwords in URLs are withheld.
+    """Show the effective settings and where each came from; what signs in is withheld from URLs.
 
     Example: `tenantry config show --config /etc/tenantry.toml`
     """
@@ -44,11 +41,11 @@ def config_show(session: Session) -> None:
     origins = session.effective.origins
     rows = [{"setting": "state", "value": values["state"], "from": origins["state"]}]
     rows += [
-        {"setting": key, "value": PASSWORD.sub("://***@", str(values[field])), "from": origins[key]}
+        {"setting": key, "value": without_secrets(str(values[field])), "from": origins[key]}
         for field, (key, _) in KEYS.items()
     ]
     rows += [
-        {"setting": f"clouds.{name}.{host}", "value": value, "from": origins[f"clouds.{name}"]}
+        {"setting": f"clouds.{name}.{host}", "value": without_secrets(value), "from": origins[f"clouds.{name}"]}
         for name, cloud in clouds.items()
         for host, value in cloud.items()
     ]

@@ -20,7 +20,7 @@ from collectors.aadsts import CODES, code_of
 from collectors.catalog import load_catalog
 from crypto.stores import SecretStore
 from domain.errors import NotAllowed, TransientError
-from domain.settings import Cloud, Settings
+from domain.settings import Cloud, Settings, without_secrets
 from domain.tenant import Tenant
 
 Outcome = Literal["ok", "warning", "failed", "skipped"]
@@ -126,7 +126,7 @@ def secret_store(patient: Patient) -> Iterator[Finding]:
     not deleted: its name would be taken."""
     store, remote = patient.state.secrets, patient.settings.secrets.startswith("https:")
     store.put(PROBE, PROBED, PROBE_TAGS)
-    yield Finding(step="secret store", subject="write", outcome="ok", detail=patient.settings.secrets)
+    yield Finding(step="secret store", subject="write", outcome="ok", detail=without_secrets(patient.settings.secrets))
     try:
         store.get(PROBE)
     except NotAllowed:
@@ -199,7 +199,7 @@ def services(patient: Patient) -> Iterator[Finding]:
                 step="services",
                 subject=f"{name} {purpose}",
                 outcome="failed" if unknown else "ok",
-                detail=unknown or f"{host} answers",
+                detail=unknown or f"{without_secrets(host)} answers",
                 remedy=CODES[90002].remedy if unknown else "",
             )
 

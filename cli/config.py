@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from domain.errors import Malformed, Unreadable
-from domain.settings import CLOUDS, Cloud, Settings
+from domain.settings import CLOUDS, Cloud, Settings, without_secrets
 
 FILE = "tenantry.toml"
 MAX_FILE_BYTES = 1 << 20
@@ -150,7 +150,7 @@ def _absolute(url: str, scheme: str, cwd: Path) -> str:
     """`file:///a` stays; `file:///.a` lies in the current directory. URLs of services stay as they are."""
     if not url.startswith(f"{scheme}:///"):
         if urlsplit(url).scheme in ("", scheme):
-            raise Malformed("URL", url, f"{scheme}:///path or the URL of a service")
+            raise Malformed("URL", without_secrets(url), f"{scheme}:///path or the URL of a service")
         return url
     path = url.removeprefix(f"{scheme}://")
     return f"{scheme}://{(cwd / path[1:] if path.startswith('/.') else Path(path)).resolve()}"
@@ -162,7 +162,8 @@ def _cloud(name: str, cloud: Cloud, cwd: Path) -> Cloud:
             continue
         parts = urlsplit(getattr(cloud, host))
         if parts.scheme != "https" or not parts.hostname or parts.path not in ("", "/") or parts.query:
-            raise Malformed(f"{host} of cloud {name}", getattr(cloud, host), "an origin such as https://host[:port]")
+            shown = without_secrets(getattr(cloud, host))
+            raise Malformed(f"{host} of cloud {name}", shown, "an origin such as https://host[:port]")
     bundle = cloud.ca_bundle and str(cwd / cloud.ca_bundle)
     return msgspec.structs.replace(cloud, ca_bundle=bundle)
 

@@ -12,6 +12,7 @@ from crypto.checkpoint import LedgerKey
 from crypto.secret import Secret
 from crypto.stores import EVENT_KEY, LEDGER_KEY
 from domain.errors import Malformed, NotAllowed, Unreadable
+from domain.settings import without_secrets
 from eventstore.store import sqlite_path
 from projections.ledger import Ledger
 from projections.verify import Verification
@@ -29,7 +30,7 @@ REMAKE = (
 def verified(state: State, witnesses: Sequence[str]) -> Verification:
     events = sqlite_path(state.settings.eventstore)
     if events is None:
-        raise Malformed("event store", state.settings.eventstore, "a file")
+        raise Malformed("event store", without_secrets(state.settings.eventstore), "a file")
     key = ledger_key(state)
     return verify_files(
         events, ledger_path(state), key.public, event_key=state.secrets.get(EVENT_KEY), witnesses=witnesses

@@ -36,7 +36,7 @@ from domain.errors import (
 )
 from domain.events import TenantEvent
 from domain.ids import Stream, TenantId, tenant_id, tenant_stream
-from domain.settings import Settings
+from domain.settings import Settings, without_secrets
 from domain.tenant import Tenant
 from eventstore.batches import open_batch_store
 from eventstore.mapper import KEY_BYTES
@@ -230,7 +230,7 @@ def _refuse_used(secrets: SecretStore, url: str) -> None:
     for name in (EVENT_KEY, LEDGER_KEY):
         with suppress(SecretMissing):
             secrets.get(name)
-            why = f"{url} holds the {name} of another state directory"
+            why = f"{without_secrets(url)} holds the {name} of another state directory"
             raise NotAllowed("initialise", why, "Give a secret store of its own ([secrets] url), or use that one.")
 
 

@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 from crypto.filestore import FileSecretStore
 from crypto.stores import SecretStore
 from domain.errors import Malformed
-from domain.settings import Settings
+from domain.settings import Settings, without_secrets
 
 
 def open_secret_store(settings: Settings) -> SecretStore:
@@ -26,4 +26,5 @@ def open_secret_store(settings: Settings) -> SecretStore:
 
         identity = vault_identity(settings.secrets_authority, settings.secrets_ca_bundle)
         return KeyVaultSecretStore(settings.secrets, identity, ca_bundle=settings.secrets_ca_bundle)
-    raise Malformed("secret store", settings.secrets, "file:///absolute/directory or https://NAME.vault.azure.net")
+    shown = without_secrets(settings.secrets)
+    raise Malformed("secret store", shown, "file:///absolute/directory or https://NAME.vault.azure.net")

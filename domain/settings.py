@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from urllib.parse import urlsplit
+
 import msgspec
+
+HIDDEN = "***"
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/*")
+_LITERAL = ("/", "file:///", "sqlite:///")
+"""What follows is the path of a file, whatever characters it has."""
 
 
 class Cloud(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -43,6 +51,34 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     tenant_actors: int = 2
     graph_collectors: int = 1
     powershell_collectors: int = 1
+
+
+def without_secrets(url: str) -> str:
+    """A place in the settings as it may be shown, also one that is refused: user name and password, the values of a
+    query and a fragment are withheld; all but the scheme where they cannot be told from the rest.
+
+    A password ends at the last `@` here: `urllib.parse` ends it at its first `/`, `?` or `#`, and shows what follows.
+    """
+    if url.startswith(_LITERAL):
+        return url
+    scheme = _SCHEME.match(url)
+    if scheme is None:
+        return HIDDEN if set("@=") & set(url) else url
+    user, at, rest = url[scheme.end() :].rpartition("@")
+    if set("?#") & set(user) or not _splits(url):
+        return scheme[0] + HIDDEN
+    rest, has_fragment, _ = rest.partition("#")
+    rest, has_query, query = rest.partition("?")
+    items = (item.partition("=") for item in query.split("&"))
+    withheld = "&".join(f"{name}={HIDDEN}" if equals else HIDDEN for name, equals, _ in items)
+    return "".join((scheme[0], at and HIDDEN + at, rest, has_query and f"?{withheld}", has_fragment and f"#{HIDDEN}"))
+
+
+def _splits(url: str) -> bool:
+    try:
+        return bool(urlsplit(url))
+    except ValueError:
+        return False
 
 
 CLOUDS: dict[str, Cloud] = {

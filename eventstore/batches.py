@@ -10,24 +10,24 @@ import asyncio
 import re
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import urlsplit
 
 import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
 
 from domain.errors import Malformed, StorageFull, StoreUnavailable, TenantryError, Unknown
+from domain.settings import without_secrets
 from eventstore.disk import sync
 
 MAX_BATCH_BYTES = 256 * 1024 * 1024
 MAX_KEY_CHARACTERS = 512
-SCHEMES = ("az", "s3")
+SCHEMES = ("az://", "s3://")
 ACCEPTED = "file:///directory, az://container/prefix, s3://bucket/prefix or memory://"
 
 _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]{0,127}")
 _NO_SPACE = re.compile(r"os error (27|28|122)\b")
 """EFBIG, ENOSPC, EDQUOT: obstore keeps the number in its text only."""
-_QUERY = re.compile(r"\?\S*")
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://\S*")
 
 
 class BatchStore(Protocol):
@@ -94,28 +94,26 @@ def open_batch_store(url: str) -> BatchStore:
     The path of a directory is taken literally and made when it is missing. Accounts and credentials of the clouds
     come from their usual variables (`AZURE_*`, `AWS_*`), read by obstore.
     """
+    place = without_secrets(url)
     try:
-        parts = urlsplit(url)
-    except ValueError:
-        raise Malformed("batch store URL", "...", ACCEPTED) from None
-    place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-    try:
-        if parts.scheme == "memory":
+        if url.startswith("memory:"):
             return ObjectBatchStore(MemoryStore(), place)
         if url.startswith("file:///"):
             directory = Path(url.removeprefix("file://"))
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             return ObjectBatchStore(LocalStore(directory), str(directory), directory)
-        if parts.scheme in SCHEMES:
+        if url.startswith(SCHEMES):
             return ObjectBatchStore(from_url(url), place)
     except (BaseError, OSError) as error:
         raise StoreUnavailable("batch store", _first_line(error)) from None
-    raise Malformed("batch store URL", place if parts.netloc or parts.query else url, ACCEPTED)
+    except ValueError:
+        raise Malformed("batch store URL", place, ACCEPTED) from None
+    raise Malformed("batch store URL", place, ACCEPTED)
 
 
 def _first_line(error: Exception) -> str:
-    """What an error says, without the query of a URL: it may carry a signature."""
-    return _QUERY.sub("", str(error).partition("\n")[0])[:300]
+    """What an error says, without what URLs carry to sign in with."""
+    return _URL.sub(lambda found: without_secrets(found[0]), str(error).partition("\n")[0])[:300]
 
 
 def _check(key: str) -> None:

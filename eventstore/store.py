@@ -23,6 +23,7 @@ from eventsourcing.sqlite import SQLiteDatastore
 from domain.errors import Malformed, StorageFull, StoreUnavailable, TenantryError, Unreadable, VersionConflict
 from domain.events import AnyEvent, Recorded, stored_name
 from domain.ids import Stream
+from domain.settings import without_secrets
 from eventstore.mapper import SealedMapper, Stored
 from eventstore.recorder import EventRecorder, MemoryEventRecorder, SQLiteEventRecorder
 from eventstore.standing import Standing
@@ -220,8 +221,7 @@ def sqlite_path(url: str) -> Path | None:
         return None
     path = Path("/" + url.removeprefix("sqlite://").lstrip("/"))
     if not url.startswith("sqlite:///") or path.name in ("", ".."):
-        shown = url if url.startswith("sqlite:") else f"{url.partition(':')[0][:20]}:..."  # others carry passwords
-        raise Malformed("event store URL", shown, "sqlite:///absolute/path or memory:")
+        raise Malformed("event store URL", without_secrets(url), "sqlite:///absolute/path or memory:")
     return path
 
 

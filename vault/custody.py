@@ -28,7 +28,7 @@ from crypto.keyring import (
 from crypto.secret import Secret
 from crypto.stores import SecretStore
 from domain.errors import Malformed, NotAllowed, SecretMissing, StorageFull, Unreadable
-from domain.settings import Settings
+from domain.settings import Settings, without_secrets
 from eventstore.disk import sync
 
 MAX_PASSPHRASE = 1023
@@ -170,7 +170,8 @@ class SettingsCustodies:
         """Raises `Malformed` for a key type that there is none of, or none of in this custody."""
         kind, place = self._settings.key_type, self._settings.custody
         if kind not in (SOFTWARE, HARDWARE) or (kind == HARDWARE and "/keys/" not in place):
-            raise Malformed("key type", kind, f"{SOFTWARE}, or {HARDWARE} with custody {_KEYS}, and custody is {place}")
+            expected = f"{SOFTWARE}, or {HARDWARE} with custody {_KEYS}, and custody is {without_secrets(place)}"
+            raise Malformed("key type", kind, expected)
         return self.of(place)
 
     def of(self, name: str) -> Custody:
@@ -187,7 +188,7 @@ class SettingsCustodies:
             return FileCustody(directory, Path(named or directory / "passphrase"))
         where = _KEY_VAULT.fullmatch(name)
         if where is None:
-            raise Malformed("custody", name, _CUSTODIES)
+            raise Malformed("custody", without_secrets(name), _CUSTODIES)
         from crypto.keyvault import KeyVaultSecretStore, vault_identity
 
         ca_bundle = self._settings.secrets_ca_bundle

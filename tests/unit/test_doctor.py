@@ -131,6 +131,15 @@ def test_an_operator_should_write_a_key_vault_and_not_read_it(
     assert [one.subject for one in found] == ["write", "read", "delete"][: len(found)]
 
 
+def test_the_secret_store_is_shown_without_what_signs_in_to_it() -> None:
+    secrets = "https://user:p/ss@contoso.vault.azure.net?sig=abc"
+    patient: Any = SimpleNamespace(
+        state=SimpleNamespace(secrets=WriteOnly()), settings=SimpleNamespace(secrets=secrets)
+    )
+
+    assert next(secret_store(patient)).detail == "https://***@contoso.vault.azure.net?sig=***"
+
+
 def test_an_answer_that_is_no_text_is_none_of_a_login_service() -> None:
     for body in (b"<html>", b'{"error": "\xff"}', b"[]"):
         assert unknown_tenant(body) == "an answer that is none of a login service"
