@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -69,6 +70,7 @@ class System:
         import ray
         from ray.exceptions import RayError
 
+        self._on_termination = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(**self._arguments())
         except (ConnectionError, RuntimeError, ValueError, RayError) as error:
@@ -78,16 +80,21 @@ class System:
             if self._settings.ray_address != "local":
                 self._compare()
         except BaseException:
-            ray.shutdown()
+            self._shut_down()
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._shut_down()
+
+    def _shut_down(self) -> None:
+        """Ray takes SIGTERM for itself, and leaves it to end the process at once."""
         import ray
 
         ray.shutdown()
+        signal.signal(signal.SIGTERM, self._on_termination)
 
     def _arguments(self) -> dict[str, Any]:
         common = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}

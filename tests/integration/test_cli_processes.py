@@ -6,14 +6,13 @@ import json
 import os
 import pty
 import resource
-import select
 import shlex
 import subprocess
 import sys
 from secrets import token_hex
 
 import pytest
-from desk import CLIENT, CONTOSO, TENANTRY, Desk, environment, one_line, run
+from desk import CLIENT, CONTOSO, TENANTRY, Desk, environment, one_line, run, said_until
 
 from domain.ids import ENTRA, credential_stream, tenant_id
 
@@ -183,13 +182,7 @@ def test_an_interrupt_is_one_line(desk: Desk) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    assert serving.stdout is not None
-    said = b""
-    while b"Ctrl-C stops it" not in said:
-        assert select.select([serving.stdout], [], [], 30)[0]
-        more = os.read(serving.stdout.fileno(), 65536)
-        assert more, serving.communicate()
-        said += more
+    said = said_until(serving, b"Ctrl-C stops it")
     serving.terminate()
     _, err = serving.communicate(timeout=30)
     assert (serving.returncode, err) == (0, b"")

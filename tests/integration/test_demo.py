@@ -1,4 +1,5 @@
-"""The demo as a newcomer runs it, and the other commands on the state directory that it leaves."""
+"""The demo as a newcomer runs it, serving on at its end until the simulator has told its truth, and the other commands
+on the state directory that it leaves."""
 
 from __future__ import annotations
 
@@ -11,7 +12,6 @@ import shutil
 import sqlite3
 import ssl
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,14 +20,15 @@ from typing import Any
 
 import httpx
 import pytest
+from desk import TENANTRY, environment, said_until
 
 from cli.config import load
 from cli.main import main
 from cli.simulated import SimulatorProcess
 from cli.state import stop_keyholder
+from domain.settings import Cloud
 from query.tables import table_of
 
-TENANTRY = Path(sys.executable).with_name("tenantry")
 TENANTS, USERS = 5, 30
 SECTIONS = (
     "A simulated Microsoft 365 at https://localhost:",
@@ -39,12 +40,9 @@ SECTIONS = (
     "Every use of the credential of",
     "as it was before the second collection",
     "The log proves itself",
+    "The simulator serves on. Ctrl-C stops it.",
     "Go on in the same state directory:",
 )
-
-
-def environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("TENANTRY_")}
 
 
 @dataclass
@@ -55,6 +53,8 @@ class Ran:
     code: int
     out: str
     err: str
+    users: dict[str, int]
+    """How many there are of each tenant, as the simulator tells when the demo is over."""
 
     @property
     def state(self) -> Path:
@@ -68,18 +68,27 @@ class Ran:
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
     directory = tmp_path_factory.mktemp("newcomer")
-    ended = subprocess.run(  # noqa: S603 - our own command
-        [TENANTRY, "demo", "--tenants", str(TENANTS), "--users", str(USERS)],
+    serving = subprocess.Popen(  # noqa: S603 - our own command
+        [TENANTRY, "demo", "--tenants", str(TENANTS), "--users", str(USERS), "--serve"],
         cwd=directory,
         env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=110,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
-    ran = Ran(directory, ended.returncode, ended.stdout, ended.stderr)
-    yield ran
-    stop_keyholder(load(str(ran.state), None, {}, directory).settings)
+    said = said_until(serving, b"The simulator serves on. Ctrl-C stops it.")
+    settings = load(str(directory / ".tenantry-demo"), None, {}, directory).settings
+    users = users_in(settings.clouds["simulator"])
+    serving.terminate()
+    more, err = serving.communicate(timeout=60)
+    yield Ran(directory, serving.returncode, (said + more).decode(), err.decode(), users)
+    stop_keyholder(settings)
+
+
+def users_in(cloud: Cloud) -> dict[str, int]:
+    trusted = ssl.create_default_context(cafile=cloud.ca_bundle)
+    with httpx.Client(base_url=f"{cloud.graph}/_simulator", verify=trusted) as client:
+        tenants = [one["id"] for one in client.get("/tenants").raise_for_status().json()]
+        return {one: client.get(f"/truth/{one}/users").raise_for_status().json()["rows"] for one in tenants}
 
 
 def asked(demo: Ran, capsys: pytest.CaptureFixture[str], *words: str, state: Path | None = None) -> tuple[int, Any]:
@@ -137,6 +146,18 @@ def test_sql_counts_what_there_is(demo: Ran, capsys: pytest.CaptureFixture[str])
     assert {one["dataset"]: one["rows"] for one in rows} == {one["dataset"]: one["truth"] for one in demo.counts()}
 
 
+def test_the_users_of_every_tenant_that_could_be_collected_are_those_the_simulator_has(
+    demo: Ran, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, runs = asked(demo, capsys, "run", "list")
+    there = sum(demo.users[one] for one in {run["tenant"] for run in runs if run["state"] == "finished"})
+
+    code, rows = asked(demo, capsys, "data", "sql", "select count(*) from entra_users")
+
+    assert (code, rows) == (0, [{"count_star()": there}])
+    assert there > (TENANTS - 2) * USERS / 2
+
+
 def test_every_credential_is_released_on_record_before_it_is_used(
     demo: Ran, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -158,7 +179,7 @@ def test_every_credential_is_released_on_record_before_it_is_used(
 
 
 def test_the_events_of_a_run_name_its_tenant(demo: Ran, capsys: pytest.CaptureFixture[str]) -> None:
-    _, runs = asked(demo, capsys, "run", "list", "--limit", "1")
+    _, runs = asked(demo, capsys, "run", "list")
     _, events = asked(demo, capsys, "audit", "log", "--tenant", runs[0]["tenant"])
     kinds = {one["event"] for one in events if one["run"] == runs[0]["run"]}
     assert {"run-requested/1", "run-started/1", "collection-started/1", "run-finished/1"} <= kinds or (
@@ -237,7 +258,7 @@ def test_an_interrupted_collect_goes_on(demo: Ran, capsys: pytest.CaptureFixture
             client.delete("/_simulator/faults").raise_for_status()
         assert "the next `tenantry collect` goes on from there" in said
         assert "Traceback" not in said
-        _, (run,) = asked(demo, capsys, "run", "list", "--limit", "1")
+        _, (run, *_) = asked(demo, capsys, "run", "list")
         assert (run["tenant"], run["state"]) == (one.id, "started")
         collected = subprocess.run(  # noqa: S603 - our own command
             [TENANTRY, "collect", "--state", demo.state, "--json"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -78,6 +79,18 @@ def one_line(err: str) -> str:
     assert err.count("\n") == 1, err
     assert "Traceback" not in err
     return err
+
+
+def said_until(process: subprocess.Popen[bytes], text: bytes) -> bytes:
+    """What a process has said on standard output when it has said this."""
+    assert process.stdout is not None
+    said = b""
+    while text not in said:
+        assert select.select([process.stdout], [], [], 110)[0], f"nothing more was said after {said[-500:]!r}"
+        more = os.read(process.stdout.fileno(), 65536)
+        assert more, (said, process.communicate())
+        said += more
+    return said
 
 
 def environment() -> dict[str, str]:
