@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from cli.command import FAILED, Session
+from cli.command import FAILED, Session, tell_cut
 from cli.files import read_text, write_atomically
 from cli.ledger import REMAKE, ledger_path, opened_ledger, origin, sign_checkpoint, verified
 from cli.output import cell
@@ -31,7 +31,8 @@ def log(
         int, typer.Option(min=1, max=1_000_000, metavar="N", help="At most so many, the newest.")
     ] = 10_000,
 ) -> None:
-    """Print the event log: who did what, when, because of what.
+    """Print the event log: who did what, when, because of what. Says so on standard error when there is more than
+    --limit.
 
     Example: `tenantry audit log --credential TENANT --json`
     """
@@ -39,7 +40,7 @@ def log(
     wanted = streams_of_credential(credential) if credential else None
     only_tenant = tenant_id(tenant) if tenant else None
     only_run = run_id(run) if run else None
-    found: deque[dict[str, Any]] = deque(maxlen=limit)
+    found: deque[dict[str, Any]] = deque(maxlen=limit + 1)
     for one in entries(followed(state)):
         if wanted is not None and one["stream"] not in wanted:
             continue
@@ -48,7 +49,9 @@ def log(
         if only_run and only_run not in (one["run"], one["cause"]):
             continue
         found.append(one)
-    show_entries(session, list(found))
+    show_entries(session, list(found)[-limit:])
+    if len(found) > limit:
+        tell_cut(limit)
 
 
 def replay(

@@ -91,6 +91,11 @@ def tell(sentence: str) -> None:
     sys.stderr.write(f"tenantry: {' '.join(sentence.split())}\n")
 
 
+def tell_cut(limit: int) -> None:
+    """On standard error, of a list that leaves out older ones: nobody takes a part of it for the whole."""
+    tell(f"These are the newest {limit:,}; there are older ones. A higher --limit shows more, --tenant fewer.")
+
+
 def add_command(
     group: typer.Typer,
     words: str,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
-from cli.command import INCOMPLETE, Session
+from cli.command import INCOMPLETE, Session, tell_cut
 from cli.state import opened
 from cli.views import run_object, runs, views
 from domain import run as domain_runs
@@ -23,13 +24,19 @@ RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run, 
 def list_(
     session: Session,
     tenant: Annotated[str | None, typer.Option(metavar="GUID", help="Only this tenant's runs.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, metavar="N", help="At most so many, newest first.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000, metavar="N", help="At most so many, newest first.")] = 100,
 ) -> None:
-    """List runs, newest first.
+    """List runs, newest first. Says so on standard error when there are more than --limit.
 
     Example: `tenantry run list --tenant TENANT --json`
     """
-    rows = runs(opened(session), tenant=tenant_id(tenant) if tenant else None, limit=limit)
+    found = runs(opened(session), tenant=tenant_id(tenant) if tenant else None, limit=limit + 1)
+    _show(session, found[:limit])
+    if len(found) > limit:
+        tell_cut(limit)
+
+
+def _show(session: Session, rows: Sequence[RunRow]) -> None:
     if session.json:
         session.print_json([run_object(row) for row in rows])
         return

@@ -41,7 +41,7 @@ def tenants(state: State, *, active: bool = False) -> list[Tenant]:
         return [row.tenant for row in opened.fleet.rows(states=("active",) if active else ())]
 
 
-def runs(state: State, *, tenant: str | None = None, limit: int = 100) -> list[RunRow]:
+def runs(state: State, *, tenant: str | None = None, limit: int) -> list[RunRow]:
     """Newest first."""
     with views(state) as opened:
         return list(opened.runs.rows(tenant=tenant, newest=True, limit=limit))

@@ -20,7 +20,6 @@ from projections.tables import Tables
 R = TypeVar("R", bound=msgspec.Struct)
 
 PAGE = 500
-MAX_ROWS = 100_000
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -135,9 +134,9 @@ class View(Generic[R]):
             return self._stored(cursor, key)
 
     def rows(
-        self, *, tenant: str | None = None, states: Sequence[str] = (), newest: bool = False, limit: int = MAX_ROWS
+        self, *, tenant: str | None = None, states: Sequence[str] = (), newest: bool = False, limit: int | None = None
     ) -> tuple[R, ...]:
-        """In order of key, or the other way round (`newest`), at most `limit`."""
+        """In order of key, or the other way round (`newest`), at most `limit` if that is given."""
         conditions = ["tenant=?"] * (tenant is not None)
         if states:
             conditions.append(f"state IN ({','.join('?' * len(states))})")
@@ -146,7 +145,7 @@ class View(Generic[R]):
         with self._tables.reading() as cursor:
             cursor.execute(
                 f"SELECT row FROM {self._shape.table} {where} ORDER BY key {order} LIMIT ?",  # noqa: S608
-                (*(() if tenant is None else (tenant,)), *states, min(limit, MAX_ROWS)),
+                (*(() if tenant is None else (tenant,)), *states, -1 if limit is None else limit),
             )
             return tuple(self._decoder.decode(found["row"]) for found in cursor.fetchall())
 
