@@ -134,7 +134,7 @@ class System:
         """Actors may be on other nodes, and of an earlier command. Raises `OtherBuild`, or `RayUnavailable`."""
         own = build_of(self._settings)
         if other := sorted(name for name, build in self._told("build").items() if build != own):
-            raise OtherBuild(", ".join(other), self._settings.ray_address)
+            raise OtherBuild(", ".join(other), self._place)
 
     def _told(self, method: str) -> dict[str, Any]:
         """The answer of each actor by its name."""

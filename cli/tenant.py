@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Any, get_args
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, NamedTuple, get_args
 
 import msgspec
 import typer
@@ -17,7 +17,7 @@ from collectors.catalog import load_catalog
 from domain import tenant as tenants
 from domain.errors import Malformed, NotAllowed, Unknown
 from domain.events import ExchangeAuth, ExchangeServer, TenantChanged, TenantEvent, TenantRegistered
-from domain.ids import domain_name, known_dataset, tenant_id, tenant_stream
+from domain.ids import Dataset, domain_name, known_dataset, tenant_id, tenant_stream
 from domain.tenant import Tenant
 from eventstore.streams import Held
 
@@ -29,6 +29,17 @@ AuthOption = Annotated[
     str, typer.Option(metavar="NAME", help="negotiate, basic, or kerberos (which needs `tenantry[kerberos]`).")
 ]
 TenantArgument = Annotated[str, typer.Argument(metavar="TENANT", help="Directory id (GUID).")]
+Every = Annotated[float, typer.Option(metavar="HOURS", help="Hours between runs.")]
+
+
+class Plan(NamedTuple):
+    """`datasets` empty: the whole catalog."""
+
+    datasets: tuple[Dataset, ...] = ()
+    cadence_seconds: int = tenants.DAILY_SECONDS
+
+
+WHOLE_CATALOG_DAILY = Plan()
 
 
 def add(
@@ -41,10 +52,15 @@ def add(
     ] = "public",
     exchange_server: ServerOption = "",
     exchange_auth: AuthOption = "negotiate",
+    plan: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DATASET", help="Only this dataset, and those of further --plan [default: all]."),
+    ] = None,
+    every: Every = 24.0,
 ) -> None:
-    """Register a tenant and make its data key.
+    """Register a tenant and make its data key. `tenantry tenant plan` changes later what is collected and how often.
 
-    Example: `tenantry tenant add 11111111-2222-3333-4444-555555555555 --domain contoso.com`
+    Example: `tenantry tenant add 11111111-2222-3333-4444-555555555555 --domain contoso.com --plan entra.users`
     """
     state = opened(session)
     checked = tenant_id(tenant)
@@ -56,14 +72,19 @@ def add(
         cloud=cloud,
         exchange_server=exchange_endpoint(exchange_server, exchange_auth) if exchange_server else None,
     )
-    register(state, registered)
+    register(state, registered, planned(session, plan, every))
     _report(session, state, checked, "Registered")
 
 
-def register(state: State, registered: TenantRegistered) -> None:
-    """Registers a tenant and has the vault make its data key."""
+def register(state: State, registered: TenantRegistered, plan: Plan = WHOLE_CATALOG_DAILY) -> None:
+    """Registers a tenant with its plan and has the vault make its data key."""
+
+    def decided(known: Tenant | None) -> list[TenantEvent]:
+        first = tenants.register(known, registered)
+        return [*first, *tenants.plan(tenants.evolve(None, registered), *plan)]
+
     held: Held[Tenant | None, TenantEvent] = state.held(tenant_stream(registered.tenant), tenants.evolve, None)
-    state.decide(held, lambda known: tenants.register(known, registered), "tenant add")
+    state.decide(held, decided, "tenant add")
     state.keyholder.create_data_key(registered.tenant, operator(), "tenant add")
 
 
@@ -155,18 +176,23 @@ def plan(
     datasets: Annotated[
         list[str] | None, typer.Option("--dataset", "-d", metavar="NAME", help="Only these datasets.")
     ] = None,
-    every: Annotated[float, typer.Option(metavar="HOURS", help="Hours between runs.")] = 24.0,
+    every: Every = 24.0,
 ) -> None:
     """Say which datasets to collect and how often; without --dataset, the whole catalog.
 
     Example: `tenantry tenant plan TENANT -d entra.users -d audit.sign-ins --every 6`
     """
-    state = opened(session)
+    wanted = planned(session, datasets, every)
+    _decide(session, tenant, "Planned", lambda known: tenants.plan(known, *wanted))
+
+
+def planned(session: Session, datasets: Sequence[str] | None, every: float) -> Plan:
+    """Raises `Unknown` or `Malformed`."""
     catalog = load_catalog(session.settings.catalog)
     chosen = tuple(known_dataset(name, catalog) for name in datasets or [])
     if not 0 < every <= 24 * 366:
         raise Malformed("cadence", every, "hours, more than 0 and at most a year")
-    _decide(session, tenant, "Planned", lambda known: tenants.plan(known, chosen, int(every * 3600)), state)
+    return Plan(chosen, int(every * 3600))
 
 
 def suspend(
@@ -240,9 +266,8 @@ def _decide(
     tenant: str,
     done: str,
     decision: Callable[[Tenant], list[TenantEvent]],
-    state: State | None = None,
 ) -> None:
-    state = state or opened(session)
+    state = opened(session)
     held = state.tenant_stream(tenant)
     changed = state.decide(held, lambda known: decision(tenants.known(known, tenant_id(tenant))), session.command)
     _report(session, state, tenant, done if changed else "Nothing to change for")

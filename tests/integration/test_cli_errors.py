@@ -37,6 +37,18 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "half of a dataset's name": (["collect", CONTOSO, "-d", "users"], "Did you mean entra.users?"),
     "an unknown dataset": (["collect", CONTOSO, "-d", "nosuch"], "There are: audit.sign-ins, entra.group-owners,"),
     "a mistyped dataset in a plan": (["tenant", "plan", CONTOSO, "-d", "entra.user"], "Did you mean entra.users"),
+    "a mistyped dataset in the plan of a new tenant": (
+        ["tenant", "add", STRANGER, "--domain", "a.com", "--plan", "entra.user"],
+        "Did you mean entra.users",
+    ),
+    "a new tenant's cadence of no time": (
+        ["tenant", "add", STRANGER, "--domain", "a.com", "--every", "0"],
+        "is not a cadence",
+    ),
+    "a new tenant's cadence of seconds": (
+        ["tenant", "add", STRANGER, "--domain", "a.com", "--every", "0.01"],
+        "a cadence of 36 s is out of range",
+    ),
     "a cadence of no time": (["tenant", "plan", CONTOSO, "--every", "0"], "is not a cadence"),
     "a malformed run id": (["run", "show", "yesterday"], "'yesterday' is not a run id"),
     "an unknown run": (["run", "show", RUN], f"no run '{RUN}'"),

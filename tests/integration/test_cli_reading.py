@@ -21,9 +21,8 @@ from domain.events import (
     RunFinished,
     RunRequested,
     RunStarted,
-    TenantResumed,
 )
-from domain.ids import Dataset, RunId, TenantId, collection_stream, new_run_id, run_stream, tenant_stream
+from domain.ids import Dataset, RunId, TenantId, collection_stream, new_run_id, run_stream
 
 AT = datetime(2026, 11, 22, 20, 30, tzinfo=UTC)
 USERS, GROUPS = Dataset("entra.users"), Dataset("entra.groups")
@@ -153,16 +152,6 @@ def test_before_anything_was_collected_the_datasets_are_those_of_the_catalog(des
     assert (said.code, said.err) == (0, "")
     assert said.out.startswith("Nothing collected yet. The catalog: entra.organization, ")
     assert json.loads(desk.type("data", "datasets", "--json").out) == []
-
-
-def test_a_resumed_tenant_is_collected_again(desk: Desk) -> None:
-    said = desk.type("tenant", "resume", SUSPENDED)
-
-    assert (said.code, said.err) == (0, "")
-    assert said.out.startswith(f"Resumed contoso.com ({SUSPENDED})")
-    assert desk.opened().store.read(tenant_stream(TenantId(SUSPENDED)))[-1].event == TenantResumed()
-    assert desk.type("collect", SUSPENDED, "--detach").code == 0
-    assert desk.type("tenant", "resume", SUSPENDED).out.startswith("Nothing to change for contoso.com")
 
 
 def test_a_checkpoint_kept_elsewhere_shows_that_the_end_was_cut_off(desk: Desk, tmp_path: Path) -> None:
