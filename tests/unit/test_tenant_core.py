@@ -96,6 +96,22 @@ def test_a_run_records_each_batch_and_how_each_dataset_ended(stage: Stage) -> No
     assert stage.issued.closed
 
 
+def test_the_datasets_of_a_tenant_are_collected_at_the_same_time(stage: Stage) -> None:
+    """None is answered before every one that waits for no other has been asked for."""
+    names = [name for name, one in stage.catalog.items() if name != ORGANIZATION and not one.items]
+    all_asked = asyncio.Barrier(len(names))
+
+    async def answer(_: Work) -> Step:
+        await all_asked.wait()
+        return ends(Complete())
+
+    run = stage.request(ORGANIZATION, *names)
+
+    assert stage.carry_out(run, ScriptedCollector({name: [answer] for name in names})) == "finished"
+    assert len(names) > 5
+    assert set(stage.outcomes(run).values()) == {("complete", None, 0)}
+
+
 def test_the_next_run_goes_on_from_the_delta_link_and_a_full_one_does_not(stage: Stage) -> None:
     collector = ScriptedCollector({USERS: [batch(None, "1", end=Complete(delta_link="link"))]})
     stage.carry_out(stage.request(USERS), collector)
