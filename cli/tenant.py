@@ -81,7 +81,8 @@ def register(state: State, registered: TenantRegistered, plan: Plan = WHOLE_CATA
 
     def decided(known: Tenant | None) -> list[TenantEvent]:
         first = tenants.register(known, registered)
-        return [*first, *tenants.plan(tenants.evolve(None, registered), *plan)]
+        begun = tenants.known(known or tenants.evolve(None, registered), registered.tenant)
+        return [*first, *tenants.plan(begun, *plan)]
 
     held: Held[Tenant | None, TenantEvent] = state.held(tenant_stream(registered.tenant), tenants.evolve, None)
     state.decide(held, decided, "tenant add")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -15,7 +17,9 @@ from cli.collect import report
 from cli.command import Session
 from cli.config import load
 from cli.forecast import announce
+from cli.main import main
 from cli.output import new_console
+from cli.state import PUBLIC_KEY_FILE
 from cli.turn import turn
 from cli.views import runs_by_id
 from crypto.credential import AppSecret
@@ -413,3 +417,35 @@ def test_an_expiry_is_announced_by_one_night_and_not_by_the_next(office: Office)
         CredentialExpiring(expires=soon)
     ]
     assert office.type("credential", "expiring").code == 3
+
+
+@pytest.mark.parametrize("way", ["set", "put"])
+def test_a_client_secret_is_forecast_by_the_expiry_that_was_given_with_it(office: Office, way: str) -> None:
+    tenant = office.estate.add_tenant(5, "app-secret")
+    soon = (datetime.now(UTC) + timedelta(days=9, hours=12)).replace(microsecond=0)
+    new, words = office.new_secret(tenant), ["--expires", soon.isoformat()]
+    if way == "put":
+        sealed, key = office.config.with_name("sealed.json"), office.estate.directory / PUBLIC_KEY_FILE
+        where = ["--public-key", str(key), "--tenant", tenant.id, "--out", str(sealed)]
+        what = ["--kind", "app-secret", "--client-id", new.client_id]
+        office.monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(new.secret.encode())))
+        assert main(["credential", "seal", *where, *what, *words]) == 0
+        said = office.type("credential", "put", str(sealed))
+    else:
+        said = office.set(tenant, new, *words)
+    assert (said.code, said.err) == (0, "")
+
+    listed = office.type("credential", "expiring", "--days", "10", "--json")
+    nights = [announce(office.estate.state, {TenantId(tenant.id)}, "collect") for _ in range(2)]
+    examined = office.type("doctor", tenant.id, "--json")
+
+    assert listed.code == 3
+    (one,) = [one for one in listed.json if one["tenant"] == tenant.id]
+    assert (one["kind"], one["identity"], one["days_left"]) == ("app-secret", new.client_id, 9)
+    assert datetime.fromisoformat(one["expires"]) == soon
+    assert [[(of.tenant, of.slot, of.expires) for of in night] for night in nights] == [[(tenant.id, ENTRA, soon)], []]
+    assert [event for event in office.events(tenant) if isinstance(event, CredentialExpiring)] == [
+        CredentialExpiring(expires=soon)
+    ]
+    (warned,) = [one for one in examined.json if one["step"] == "credential"]
+    assert (warned["outcome"], "9 days left" in warned["detail"]) == ("warning", True)
