@@ -48,7 +48,7 @@ PROBES: Mapping[Workload, Definition] = {
 
 class ResourceFound(msgspec.Struct, frozen=True, kw_only=True):
     """`code`, `category`: of a refusal. `detail`: why it is not verified, with what to do. `readable`: whether the one
-    cheap question was answered, None when it was not asked; `unreadable` says why not."""
+    cheap question was answered, None when it was not asked or nothing is known by what came; `unreadable`: why not."""
 
     resource: Workload
     slot: Slot
@@ -88,12 +88,12 @@ def dataset_found(
     claims: Claims | None,
     licences: Collection[str] | None,
     *,
-    readable: bool,
+    readable: bool | None,
 ) -> DatasetFound:
     """`readable`: whether its service answered the cheap question. One that lets nothing be read has granted nothing,
-    whatever the token says; Graph decides for each permission by itself."""
+    whatever the token says, and one that is away says nothing; Graph decides for each permission by itself."""
     has = granted(definition, claims)
-    if definition.workload != "graph":
+    if definition.workload != "graph" and readable is not None:
         has = ("granted" if has == "unknown" else has) if readable else "missing"
     return DatasetFound(
         dataset=definition.name,

@@ -40,6 +40,7 @@ from domain.errors import (
     SignInFailed,
     TenantryError,
     Throttled,
+    TokenExpired,
 )
 from domain.events import CredentialEvent, ExchangeServer
 from domain.ids import ENTRA, EXCHANGE_SERVER, Dataset, RunId, Slot, credential_stream
@@ -99,7 +100,7 @@ class Verifying:
 
     def _datasets(self, noted: _Noted) -> tuple[DatasetFound, ...]:
         """Those of the services that were signed in to."""
-        readable = {one.resource: bool(one.readable) for one in noted.resources if one.outcome == "verified"}
+        readable = {one.resource: one.readable for one in noted.resources if one.outcome == "verified"}
         return tuple(
             dataset_found(one, noted.claims.get(one.workload), noted.licences, readable=readable[one.workload])
             for one in self.plan.values()
@@ -135,8 +136,8 @@ class Verifying:
         self, resource: Resource, token: Secret, transport: HttpTransport, noted: _Noted
     ) -> ResourceFound:
         claims = noted.claims[resource] = claims_of(token.text())
-        rows, unreadable = await self._probed(resource, lambda request: transport.perform(request, token))
-        if resource == "graph" and not unreadable:
+        rows, readable, unreadable = await self._probed(resource, lambda request: transport.perform(request, token))
+        if resource == "graph" and readable:
             noted.licences = licences_in(rows)
         return ResourceFound(
             resource=resource,
@@ -144,7 +145,7 @@ class Verifying:
             outcome="verified",
             permissions=claims.permissions if claims else (),
             directory_roles=claims.directory_roles if claims else (),
-            readable=not unreadable,
+            readable=readable,
             unreadable=unreadable,
         )
 
@@ -161,7 +162,7 @@ class Verifying:
         with Secret(payload.password) as password:
             shell = self.open_shell(server, payload.username, password, self.cloud.ca_bundle)
             try:
-                _, unreadable = await self._probed("exchange-server", shell.perform, raising=NO_ANSWER)
+                _, readable, unreadable = await self._probed("exchange-server", shell.perform, raising=NO_ANSWER)
             except NO_ANSWER as refusal:
                 return [_not_verified(EXCHANGE_SERVER, "exchange-server", refusal)]
             finally:
@@ -171,15 +172,15 @@ class Verifying:
                 resource="exchange-server",
                 slot=EXCHANGE_SERVER,
                 outcome="verified",
-                readable=not unreadable,
+                readable=readable,
                 unreadable=unreadable,
             )
         ]
 
     async def _probed(
         self, workload: Workload, perform: Perform, raising: tuple[type[TenantryError], ...] = ()
-    ) -> tuple[list[bytes], str]:
-        """Rows of the service's probe, and why they are not all."""
+    ) -> tuple[list[bytes], bool | None, str]:
+        """Rows of the service's probe, whether they may be read (None when that is not known), and why not."""
         assignment = Assignment(
             tenant=self.tenant.id,
             run=self.id,
@@ -199,10 +200,17 @@ class Verifying:
                 rows += reader.receive(await perform(request))
         except raising:
             raise
+        except TokenExpired as error:
+            return rows, False, str(error)
         except TenantryError as error:
-            return rows, str(error)
-        end = reader.end
-        return rows, end.detail if isinstance(end, (NotPossible, Truncated)) else ""
+            return rows, None, str(error)
+        match reader.end:
+            case NotPossible(detail=detail):
+                return rows, False, detail
+            case Truncated(detail=detail):
+                return rows, None, detail
+            case _:
+                return rows, True, ""
 
     def _released(self, slot: Slot, purpose: str) -> Payload:
         transit = TransitKey.generate()

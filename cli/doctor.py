@@ -146,11 +146,15 @@ def sign_in(patient: Patient) -> Iterator[Finding]:
 def services_found(patient: Patient, result: Verification) -> Iterator[Finding]:
     """One for each service: signed in and answered, or why not; with the address that a policy would have to name."""
     for one in result.resources:
-        step = CATEGORIES.get(one.category, "sign-in")
-        if one.outcome != "verified":
+        if one.outcome == "unavailable" or (one.outcome == "verified" and one.readable is None):
+            detail = one.detail or one.unreadable
+            yield Finding(
+                step="services", subject=one.resource, outcome="failed", detail=detail, remedy="Try again later."
+            )
+        elif one.outcome != "verified":
             policy = one.category == "policy"
             yield Finding(
-                step=step,
+                step=CATEGORIES.get(one.category, "sign-in"),
                 subject=one.resource,
                 outcome="failed",
                 detail=one.detail,
@@ -160,7 +164,8 @@ def services_found(patient: Patient, result: Verification) -> Iterator[Finding]:
             yield Finding(step="roles", subject=one.resource, outcome="warning", detail=one.unreadable)
         else:
             roles = f" as {', '.join(one.directory_roles)}" if one.directory_roles else ""
-            detail = f"{len(one.permissions)} permissions{roles}" if one.permissions else "answers"
+            count = len(one.permissions)
+            detail = f"{count} permission{'s' if count != 1 else ''}{roles}" if count else "answers"
             yield Finding(step="sign-in", subject=one.resource, outcome="ok", detail=detail)
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from desk import STRANGER, Desk
 from estate import Estate
-from office import Office, at_work, furnished
+from office import Office, Said, at_work, furnished
 
 from cli.main import main
 from collectors.egress import hindrance
@@ -80,6 +82,115 @@ def test_the_doctor_names_permissions_and_licences_that_are_missing(office: Offi
     assert ("permission", "audit.sign-ins") in warned
     assert ("licence", "audit.sign-ins") in warned
     assert ("permission", "entra.users") not in warned
+
+
+def looked_at(said: Said, *steps: str) -> list[tuple[str, str, str]]:
+    return [(one["step"], one["subject"], one["outcome"]) for one in said.json if one["step"] in steps]
+
+
+OF_TENANT = ("sign-in", "consent", "roles", "permission", "licence")
+
+
+def test_an_application_that_nobody_consented_to_fails_at_consent(office: Office) -> None:
+    tenant = office.estate.add_tenant(5, "app-secret")
+    for app in tenant.apps.values():
+        app.consented = set()
+
+    said = office.type("doctor", tenant.id, "--json")
+
+    assert said.code == 1
+    assert looked_at(said, *OF_TENANT) == [("consent", "graph", "failed"), ("consent", "exchange", "failed")]
+    assert "AADSTS65001" in said.out
+    assert "Consent as administrator." in said.out
+
+
+def test_a_service_that_alone_lacks_consent_leaves_the_others_examined(office: Office) -> None:
+    tenant = office.estate.add_tenant(5, "app-secret")
+    office.estate.fail(tenant, "token", "aadsts", after=1, code=65001)
+
+    said = office.type("doctor", tenant.id, "--json")
+
+    assert said.code == 1
+    assert looked_at(said, *OF_TENANT) == [
+        ("sign-in", "graph", "ok"),
+        ("consent", "exchange", "failed"),
+        ("permission", "", "ok"),
+    ]
+
+
+def test_a_role_that_exchange_misses_fails_at_roles(office: Office) -> None:
+    tenant = office.estate.add_tenant(5, "app-secret")
+    tenant.settings["exchange_role"] = False
+
+    said = office.type("doctor", tenant.id, "--json")
+
+    assert said.code == 3
+    assert looked_at(said, *OF_TENANT) == [
+        ("sign-in", "graph", "ok"),
+        ("roles", "exchange", "warning"),
+        *(
+            ("permission", f"exchange.{one}", "warning")
+            for one in ("mailboxes", "transport-rules", "mailbox-statistics")
+        ),
+        ("permission", "", "ok"),
+    ]
+    (roles,) = [one for one in said.json if one["step"] == "roles"]
+    assert "the Entra role Global Reader. Grant it in this tenant" in roles["detail"]
+
+
+def test_a_licence_that_is_missing_is_named_with_the_datasets_that_need_it(office: Office) -> None:
+    tenant = office.estate.add_tenant(5, "app-secret")
+    tenant.skus = []
+
+    said = office.type("doctor", tenant.id, "--json")
+
+    assert said.code == 3
+    assert looked_at(said, "sign-in") == [("sign-in", "graph", "ok"), ("sign-in", "exchange", "ok")]
+    needs = {one["subject"]: one["detail"] for one in said.json if one["step"] == "licence"}
+    assert needs == {"audit.sign-ins": "needs Microsoft Entra ID P1"} | dict.fromkeys(
+        ("exchange.mailboxes", "exchange.transport-rules", "exchange.mailbox-statistics"), "needs Exchange Online"
+    )
+    assert looked_at(said, "permission") == [("permission", "", "ok")]
+
+
+@pytest.mark.parametrize(
+    ("service", "route", "other"),
+    [("graph", "subscribed-skus", "exchange"), ("exchange", "exchange.get-organizationconfig", "graph")],
+)
+def test_a_service_that_alone_is_away_is_not_said_to_lack_anything(
+    office: Office, service: str, route: str, other: str
+) -> None:
+    tenant = office.estate.add_tenant(5, "app-secret")
+    office.estate.fail(tenant, route, "reset", times=None)
+
+    said = office.type("doctor", tenant.id, "--json")
+
+    assert said.code == 1
+    wrong = [(one["step"], one["subject"], one["outcome"]) for one in said.json if one["outcome"] != "ok"]
+    assert wrong == [("services", service, "failed")]
+    assert looked_at(said, *OF_TENANT) == [("sign-in", other, "ok"), ("permission", "", "ok")]
+    assert "was lost" in said.out
+    verified = office.type("credential", "verify", tenant.id, "--json")
+    assert {one["resource"]: one["readable"] for one in verified.json["resources"]} == {service: None, other: True}
+    assert verified.code == 3
+
+
+def test_a_host_that_alone_is_away_is_named_and_nobody_signs_in(office: Office) -> None:
+    tenant = office.estate.add_tenant(5, "app-secret")
+    config = tomllib.loads(office.config.read_text())
+    config["clouds"]["simulator"]["exchange"] = "https://localhost:1"
+    office.config.write_bytes(msgspec.toml.encode(config))
+
+    said = office.type("doctor", tenant.id, "--json")
+
+    assert said.code == 1
+    assert looked_at(said, "services", "sign-in") == [
+        ("services", "simulator login", "ok"),
+        ("services", "simulator graph", "ok"),
+        ("services", "simulator exchange", "failed"),
+        ("sign-in", "", "skipped"),
+    ]
+    assert office.asked(tenant) == 0
 
 
 def test_the_doctor_skips_what_has_no_ground(office: Office, tmp_path: Path) -> None:

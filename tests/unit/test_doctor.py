@@ -9,18 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors.findings import ResourceFound, Verification
 from cli.checkup import secret_store, unknown_tenant
-from cli.doctor import STEPS
+from cli.doctor import STEPS, services_found
 from collectors.catalog import load_catalog
 from collectors.egress import Destination, address_hint, destinations, hindrance, source_address
 from collectors.permissions import Claims, claims_of, granted, licences_in, licensed, sufficient
 from crypto.stores import MemorySecretStore
 from domain.errors import NotAllowed
 from domain.events import ExchangeServer
-from domain.ids import Dataset
+from domain.ids import EXCHANGE_SERVER, Dataset, RunId
 from domain.settings import CLOUDS
 
 CATALOG = load_catalog()
+RUN = RunId("20261122T203000-0a1b2c3d")
 
 
 def test_a_step_needs_only_what_was_looked_at_before() -> None:
@@ -138,6 +140,19 @@ def test_the_secret_store_is_shown_without_what_signs_in_to_it() -> None:
     )
 
     assert next(secret_store(patient)).detail == "https://***@contoso.vault.azure.net?sig=***"
+
+
+def test_an_exchange_server_that_is_away_is_no_refused_sign_in() -> None:
+    away = ResourceFound(
+        resource="exchange-server", slot=EXCHANGE_SERVER, outcome="unavailable", detail="It answered 503."
+    )
+    nobody: Any = None
+
+    found = services_found(nobody, Verification(id=RUN, tenant="", resources=(away,), datasets=()))
+
+    assert [(one.step, one.subject, one.outcome, one.detail) for one in found] == [
+        ("services", "exchange-server", "failed", "It answered 503.")
+    ]
 
 
 def test_an_answer_that_is_no_text_is_none_of_a_login_service() -> None:
