@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from rich.live import Live
 from rich.table import Table
@@ -13,8 +13,8 @@ from rich.text import Text
 
 from cli.command import Session
 from cli.output import cell
-from domain.events import CollectionStarted
-from domain.ids import RunId, TenantId
+from domain.events import CollectionRestarted, CollectionStarted, Mode
+from domain.ids import Dataset, RunId, TenantId
 from eventstore.follower import Follower
 from eventstore.store import EventStore
 from projections import runs as views
@@ -34,21 +34,37 @@ ORDER = {"started": 0, "requested": 1}
 OTHER_LINES = 5
 """Lines that are not tenants: heading, total, legend and space."""
 LONGEST_NAME = 24
+SHORTEST_SECONDS = 0.5
+"""Before that a rate would say little."""
+
+
+class Begun(NamedTuple):
+    """When this process first saw a run at work, in seconds of its clock, and the rows that were there already."""
+
+    at: float
+    rows: int
 
 
 class Progress:
-    """A line for each tenant: rows, rate, state of each dataset, time left by the last run's rows."""
+    """A line for each tenant: rows, rate, state of each dataset; and time left, where each dataset that is not at its
+    end was read before in the same mode: by the rows that it had then."""
 
     def __init__(
-        self, session: Session, store: EventStore, requested: Sequence[RunId], names: Mapping[TenantId, str]
+        self,
+        session: Session,
+        store: EventStore,
+        requested: Sequence[RunId],
+        names: Mapping[TenantId, str],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._follower = Follower(store)
         self._requested = set(requested)
         self._names = names
+        self._clock = clock
         self._rows: dict[str, RunRow] = {}
-        self._begun: dict[str, float] = {}
-        self._reading: dict[str, set[str]] = {}
-        self._before: dict[str, int] = {}
+        self._begun: dict[str, Begun] = {}
+        self._modes: dict[str, dict[Dataset, Mode]] = {}
+        self._before: dict[tuple[TenantId, Dataset, Mode], int] = {}
         shown = not session.json and session.console.is_terminal
         self._live = Live(console=session.console, refresh_per_second=5, transient=True) if shown else None
         self._session = session
@@ -72,25 +88,29 @@ class Progress:
                 place = views.place(recorded)
                 if place is None:
                     continue
-                if isinstance(recorded.event, CollectionStarted) and place.value in self._requested:
-                    self._reading.setdefault(place.value, set()).add(recorded.stream.rpartition(":")[2])
+                if isinstance(recorded.event, CollectionStarted | CollectionRestarted):
+                    dataset = Dataset(recorded.stream.rpartition(":")[2])
+                    self._modes.setdefault(place.value, {})[dataset] = recorded.event.mode
                 row = views.fold(self._rows.get(place.value), recorded)
                 if row is not None:
                     self._rows[place.value] = row
-                    self._remember(row)
+                    if row.run not in self._requested and row.state not in views.UNFINISHED:
+                        self._remember(row)
+        for row in self._current():
+            if row.state == "started":
+                self._begun.setdefault(row.run, Begun(self._clock(), counted(row)))
         if self._live:
-            self._live.update(self._table())
+            self._live.update(self.table())
         else:
             self._tell()
 
     def _remember(self, row: RunRow) -> None:
-        if row.run in self._requested:
-            if row.state == "started":
-                self._begun.setdefault(row.run, time.monotonic())
-        elif row.state not in views.UNFINISHED:
-            if row.state == "finished":
-                self._before[row.tenant] = counted(row)
-            del self._rows[row.run]
+        """Of a run that is over, what its datasets came to."""
+        modes = self._modes.pop(row.run, {})
+        for one in row.datasets:
+            if one.outcome == "complete" and one.dataset in modes:
+                self._before[row.tenant, one.dataset, modes[one.dataset]] = one.rows
+        del self._rows[row.run]
 
     def _current(self) -> list[RunRow]:
         return [row for run, row in sorted(self._rows.items()) if run in self._requested]
@@ -100,11 +120,12 @@ class Progress:
         for row in self._current():
             if row.state not in views.UNFINISHED and row.run not in self._told:
                 self._told.add(row.run)
+                name = cell(self._names.get(row.tenant, ""))
                 self._session.say(
-                    f"{row.tenant}  {row.state:<9} {counted(row):>9,} rows  {completed(row)} datasets complete"
+                    f"{name} ({row.tenant})  {row.state:<9} {counted(row):>9,} rows  {completed(row)} datasets complete"
                 )
 
-    def _table(self) -> Table:
+    def table(self) -> Table:
         """As many tenants as fit below one another, those under way first."""
         table = Table(box=None, header_style="bold", pad_edge=False, caption=LEGEND, caption_justify="left")
         for column in ("tenant", "state", "rows", "rows/s", "datasets", "now", "left"):
@@ -113,28 +134,40 @@ class Progress:
         rows = sorted(self._current(), key=lambda row: ORDER.get(row.state, 2))
         fitting = max(1, self._session.console.height - OTHER_LINES)
         for row in rows[:fitting]:
-            count, reading = counted(row), self._reading.get(row.run, set())
-            seconds = time.monotonic() - self._begun.get(row.run, time.monotonic())
-            rate = f"{count / seconds:,.0f}" if seconds > 0.5 and row.state in views.UNFINISHED else ""
+            reading = self._modes.get(row.run, {})
+            rate = self._rate(row)
             table.add_row(
                 Text(cell(self._names.get(row.tenant, row.tenant))[:LONGEST_NAME]),
                 row.state,
-                f"{count:,}",
-                rate,
+                f"{counted(row):,}",
+                "" if rate is None else f"{rate:,.0f}",
                 marks(row, reading),
                 under_way(row, reading),
-                self._left(row, count, seconds),
+                self._left(row, rate),
             )
         ended = sum(row.state not in views.UNFINISHED for row in rows)
         total = f"{ended} of {len(rows)}"
         table.add_row(total, "ended", f"{sum(map(counted, rows)):,}", "", "", "", "", style="bold")
         return table
 
-    def _left(self, row: RunRow, count: int, seconds: float) -> str:
-        expected = self._before.get(row.tenant, 0)
-        if row.state not in views.UNFINISHED or not count or expected <= count:
-            return ""
-        return f"{seconds * (expected - count) / count:.0f} s"
+    def _rate(self, row: RunRow) -> float | None:
+        """Rows a second since it was first seen at work; None when that says nothing yet, or nothing any more."""
+        begun = self._begun.get(row.run)
+        if begun is None or row.state not in views.UNFINISHED:
+            return None
+        seconds = self._clock() - begun.at
+        return max(0, counted(row) - begun.rows) / seconds if seconds > SHORTEST_SECONDS else None
+
+    def _left(self, row: RunRow, rate: float | None) -> str:
+        """Empty where nobody can know: a dataset was not read before, or has more rows than then."""
+        modes, missing = self._modes.get(row.run, {}), 0
+        for one in (one for one in row.datasets if one.outcome is None):
+            mode = modes.get(one.dataset)
+            before = self._before.get((row.tenant, one.dataset, mode)) if mode else None
+            if before is None or before < one.rows:
+                return ""
+            missing += before - one.rows
+        return f"{missing / rate:.0f} s" if rate and missing else ""
 
 
 def counted(row: RunRow) -> int:
