@@ -1,63 +1,31 @@
-"""Rotation in the keyholder's own process: through the socket, through kills, beside releases."""
+"""Rotation in the keyholder's own process, through its socket. Kills: see `test_rotation_killed_at_random.py`."""
 
 from __future__ import annotations
 
-import secrets
 import signal
 from datetime import UTC, datetime, timedelta
-from random import Random
-from threading import Thread
 from typing import TYPE_CHECKING
-from uuid import UUID
 
 import msgspec
 import pytest
 
-from crypto import credential, envelope
-from crypto.credential import ServiceAccount
 from crypto.keyring import parse_public
 from crypto.stores import credential_name, data_key_name
-from domain.errors import KeyholderUnavailable, NotAllowed, ReleaseRefused, StoreUnavailable
-from domain.events import CredentialResealed, CredentialSealed
-from domain.ids import ENTRA, TenantId, credential_stream
-from eventstore.follower import Follower
+from domain.errors import NotAllowed, StoreUnavailable
+from domain.events import CredentialResealed
+from domain.ids import ENTRA
 from simulator.credentials import register_secret_app
 from simulator.population import populate
 from simulator.server import Simulator
 from simulator.world import World
 from vault.client import open_data_key
 from vault.messages import ReleaseDataKey
-from vault.policy import RELEASES_PER_ACTIVATION, digest_of
+from vault.policy import digest_of
 
 if TYPE_CHECKING:
     from tests.integration.conftest import House
 
-TICK_SECONDS = 0.002
 ALICE = ("operator:alice", "rotation")
-KILLS = 10
-MOST_BETWEEN = 15
-"""Credentials that are resealed at most from one kill to the next."""
-MORE = [TenantId(str(UUID(int=number))) for number in range((KILLS + 1) * MOST_BETWEEN)]
-
-
-def fill(house: House) -> None:
-    """So many more credentials that the last kill comes before the end."""
-    store, key = house.events(), house.holding().keyring().active
-    for tenant in MORE:
-        payload = credential.encode(ServiceAccount(username="reader@c.com", password=house.password))
-        sealed = envelope.seal(payload, tenant=tenant, slot=ENTRA, key=key).encode()
-        house.secrets.put(credential_name(tenant, ENTRA), sealed)
-        event = CredentialSealed(
-            tenant=tenant,
-            slot=ENTRA,
-            kind="service-account",
-            identity="reader@c.com",
-            vault_key=key.thumbprint,
-            digest=digest_of(sealed),
-        )
-        store.append(
-            credential_stream(tenant, ENTRA), 0, [event], at=datetime.now(UTC), actor="operator:test", cause="test"
-        )
 
 
 def test_a_key_is_replaced_emptied_retired_and_destroyed(house: House) -> None:
@@ -90,62 +58,6 @@ def test_a_key_is_replaced_emptied_retired_and_destroyed(house: House) -> None:
     )
     assert open_data_key(sealed, house.transit, tenant=house.tenant, receiver="alice").id == data_key
     assert keyholder.health().keys == 1
-
-
-def test_killed_ten_times_while_it_reseals_it_goes_on_and_no_release_fails(house: House) -> None:
-    fill(house)
-    seed = secrets.randbits(32)
-    print(f"seed {seed}")  # noqa: T201 - shown when the test fails
-    rng = Random(seed)  # noqa: S311 - repeatable on purpose
-    keyholder = house.keyholder()
-    keyholder.rotate_vault_key(*ALICE)
-    follower = Follower(house.events(), house.events().last_position())
-    refused: list[ReleaseRefused] = []
-    released: list[str] = []
-
-    def release() -> None:
-        for _ in range(RELEASES_PER_ACTIVATION // 2):
-            try:
-                released.append(house.password_in(keyholder.release(house.request())))
-            except KeyholderUnavailable:
-                continue
-            except ReleaseRefused as error:
-                refused.append(error)
-
-    releasing, resealing = Thread(target=release), Thread(target=_resealed_to_the_end, args=(house,))
-    releasing.start()
-    resealing.start()
-    for _ in range(KILLS):
-        left = rng.randrange(1, MOST_BETWEEN)
-        while left > 0:
-            left -= sum(isinstance(one.event, CredentialResealed) for one in follower.poll())
-            resealing.join(TICK_SECONDS)
-            assert resealing.is_alive(), "it ended before it was killed"
-        house.killed(signal.SIGKILL)
-    resealing.join()
-    releasing.join()
-    *_, last = keyholder.reseal(*ALICE)
-    assert (last.resealed, last.left_count) == (0, 0)
-    assert not refused
-    assert set(released) <= {house.password}
-    assert house.password_in(keyholder.release(house.request())) == house.password
-    active = parse_public(keyholder.public_keys()).thumbprint
-    store = house.events()
-    for tenant in MORE:
-        stored = house.secrets.get(credential_name(tenant, ENTRA))
-        assert envelope.read_header(stored.decode()).kid == active
-        last_event = store.read(credential_stream(tenant, ENTRA))[-1].event
-        assert last_event == CredentialResealed(vault_key=active, digest=digest_of(stored))
-
-
-def _resealed_to_the_end(house: House) -> None:
-    """As an operator who gives `vault rotate --resume` again."""
-    while True:
-        try:
-            list(house.keyholder().reseal(*ALICE))
-        except KeyholderUnavailable:
-            continue
-        return
 
 
 def test_neither_the_former_nor_the_new_private_key_nor_a_password_is_in_any_file(house: House) -> None:
