@@ -8,22 +8,21 @@ import secrets
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, pkcs12
-from sealing import CLIENTS, TENANT, certificate, jwks, opened, private_key, vault
+from sealing import CLIENTS, TENANT, certificate, opened, private_key, vault
+from vectors import GOOD, VECTORS, keyring, named, opened_secret
 
 from cli.sealing import SealedCredential, parse_sealed
 from crypto import credential as payloads
 from crypto import envelope, jwe
-from crypto.keyring import MAX_JWKS_BYTES, MIN_KEY_BITS, fingerprint
-from domain.ids import ENTRA, SLOTS
+from crypto.keyring import MAX_JWKS_BYTES, MIN_KEY_BITS, VaultPublicKey, fingerprint, public_jwks
+from domain.ids import ENTRA, SLOTS, TenantId
 
 SCRIPT = CLIENTS / "Protect-TenantryCredential.ps1"
 TEXT = SCRIPT.read_bytes().decode("ascii")
-VECTORS: dict[str, Any] = json.loads((Path(__file__).parent / "vectors" / "envelopes.json").read_text())
 POWERSHELLS = [shutil.which(name) for name in ("pwsh", "powershell")]
 POWERSHELL = next((found for found in POWERSHELLS if found), None)
 needs_powershell = pytest.mark.skipif(POWERSHELL is None, reason="No PowerShell here: the script is read, not run")
@@ -99,7 +98,7 @@ def test_a_fingerprint_that_is_named_is_never_empty() -> None:
 
 
 def test_a_check_of_the_self_test_that_ends_in_an_error_is_listed_like_the_others() -> None:
-    checks = CODE.split("function Test-Client", maxsplit=1)[1].split("\n}\n", maxsplit=1)[0]
+    checks = body("function Test-Client {")
     assert re.search(r"try \{\s+\$result = if \(& \$check\.Run\)", checks)
     assert '$result = "failed: $($_.Exception.Message)"' in checks
     assert "-like 'failed*'" in checks
@@ -144,30 +143,59 @@ def test_kinds_and_slots_are_those_of_python() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("name", "vector", "member"),
-    [
-        ("Key", "cbc_hs512", "key"),
-        ("Iv", "cbc_hs512", "iv"),
-        ("Header", "cbc_hs512", "header"),
-        ("Plaintext", "cbc_hs512", "plaintext"),
-        ("Ciphertext", "cbc_hs512", "ciphertext"),
-        ("Tag", "cbc_hs512", "tag"),
-        ("Modulus", "thumbprint", "modulus"),
-        ("Thumbprint", "thumbprint", "thumbprint"),
-        ("Fingerprint", "thumbprint", "fingerprint"),
-        ("Text", "digest", "text"),
-        ("Digest", "digest", "digest"),
-        ("Password", "payload", "password"),
-        ("Payload", "payload", "payload"),
-    ],
-)
-def test_the_self_test_has_the_vectors_of_the_vector_file(name: str, vector: str, member: str) -> None:
-    assert constant(name) == VECTORS[vector][member]
+def spelt(vector: dict[str, str]) -> dict[str, str]:
+    """As the script spells the members of a vector."""
+    return {name.capitalize(): text for name, text in vector.items()}
+
+
+CHECKED: dict[str, dict[str, str]] = {
+    "Cbc": spelt(VECTORS["cbc_hs512"]),
+    "Key": spelt(VECTORS["thumbprint"]),
+    "Digest": spelt(VECTORS["digest"]),
+    "Payload": {
+        "UserName": VECTORS["payload"]["credential"]["username"],
+        "Password": VECTORS["payload"]["password"],
+        "Payload": VECTORS["payload"]["payload"],
+    },
+}
+"""What the self test compares with, by the name of its check, as it stands in the vector file."""
+MEMBER = re.compile(r"^    (?P<name>\w+) = (?P<text>'[^'\n]*'|\((?:\s*'[^'\n]*'(?: \+)?)+\s*\))$", re.MULTILINE)
+
+
+def body(opening: str) -> str:
+    """What stands between this line and the brace that closes it, which is the first in the first column."""
+    return CODE.split(f"\n{opening}\n", maxsplit=1)[1].split("\n}\n", maxsplit=1)[0]
+
+
+@pytest.mark.parametrize("name", CHECKED)
+def test_a_vector_of_the_self_test_is_the_one_of_the_vector_file(name: str) -> None:
+    block = body(f"${name}Vector = @{{")
+    found = {one["name"]: "".join(re.findall(r"'([^']*)'", one["text"])) for one in MEMBER.finditer(block)}
+    assert MEMBER.sub("", block).strip() == ""
+    assert found == CHECKED[name]
+
+
+@pytest.mark.parametrize("name", CHECKED)
+def test_a_check_of_the_self_test_looks_at_all_of_its_vector(name: str) -> None:
+    used = set(re.findall(rf"\${name}Vector\.(\w+)", body(f"function Test-{name}Vector {{")))
+    assert used == CHECKED[name].keys() - {"Source"}
+    assert f"Possible = $true; Run = {{ Test-{name}Vector }} }}" in body("function Test-Client {")
+
+
+def test_the_payload_of_the_self_test_is_of_the_credential_in_the_vector_file() -> None:
+    check = body("function Test-PayloadVector {")
+    assert "ConvertTo-Payload 'service-account' $fields" in check
+    assert re.findall(r"(\w+)(?:'\])? = \$", check) == ["username", "password", "client_id"]
+    assert VECTORS["payload"]["credential"] == {
+        "kind": "service-account",
+        "username": VECTORS["payload"]["credential"]["username"],
+        "password": bytes.fromhex(VECTORS["payload"]["password"]).decode(),
+        "client_id": constant("AzurePowerShell"),
+    }
 
 
 def test_the_members_of_a_sealed_credential_are_those_that_python_reads_in_their_order() -> None:
-    written = CODE.split("function Protect-Given", maxsplit=1)[1].split("\n}\n", maxsplit=1)[0]
+    written = body("function Protect-Given {")
     assert tuple(re.findall(r"'[{,]\"(\w+)\":'", written)) == SealedCredential.__struct_fields__
     assert "Get-TextDigest $envelope" in written
 
@@ -195,16 +223,44 @@ def run(*arguments: str, secret: str = "") -> str:
 
 @needs_powershell
 def test_the_self_test_passes() -> None:
-    table = run("-SelfTest", "| ConvertTo-Json")
-    assert {row["Result"] for row in json.loads(table)} <= {"passed", "not on this platform"}
+    results = {row["Check"]: row["Result"] for row in json.loads(run("-SelfTest", "| ConvertTo-Json"))}
+    assert set(results.values()) <= {"passed", "not on this platform"}
+    assert len(results) == 7
+    assert list(results.values())[: len(CHECKED)] == ["passed"] * len(CHECKED)
 
 
-def sealed_by_script(directory: Path, *arguments: str, secret: str) -> SealedCredential:
+def sealed_by_script(
+    directory: Path, *arguments: str, secret: str, to: VaultPublicKey | None = None, tenant: TenantId = TENANT
+) -> SealedCredential:
+    """`to`: the vault's key, that of `vault` when left out."""
     key, out = directory / "vault.jwks", directory / "sealed.json"
-    key.write_text(jwks())
-    named = ("-PublicKey", f"'{key}'", "-Fingerprint", fingerprint(vault().active), "-Tenant", TENANT)
-    run(*named, *arguments, "-Secret $given", "-OutFile", f"'{out}'", secret=secret)
+    recipient = to or vault().active
+    key.write_text(public_jwks([recipient]))
+    named_ = ("-PublicKey", f"'{key}'", "-Fingerprint", fingerprint(recipient), "-Tenant", tenant)
+    run(*named_, *arguments, "-Secret $given", "-OutFile", f"'{out}'", secret=secret)
     return parse_sealed(out.read_text(), out)
+
+
+PARAMETERS = {
+    "app-secret": ("-ClientId", "client_id", "secret"),
+    "service-account": ("-UserName", "username", "password"),
+}
+"""Kind to the parameter that takes its identity, and to the members of the payload with identity and secret."""
+SEALABLE = [good for good in GOOD if json.loads(good.get("payload", "{}")).get("kind") in PARAMETERS]
+
+
+@needs_powershell
+@pytest.mark.parametrize("good", [good for good in SEALABLE if good["made_by"] == "seal.js"], ids=named)
+def test_a_credential_of_the_vector_file_that_the_script_seals_opens_as_it_is_written(
+    tmp_path: Path, good: dict[str, str]
+) -> None:
+    payload = json.loads(good["payload"])
+    parameter, identity, secret = PARAMETERS[payload["kind"]]
+    given = ("-Kind", payload["kind"], parameter, payload[identity], "-Slot", good["slot"])
+    to, tenant = keyring().active, TenantId(good["tenant"])
+    sealed = sealed_by_script(tmp_path, *given, secret=payload[secret], to=to, tenant=tenant)
+    assert envelope.read_header(sealed.envelope).kid == VECTORS["public_key"]["kid"]
+    assert opened_secret(good | {"envelope": sealed.envelope}).text() == good["payload"]
 
 
 @needs_powershell
