@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from unit import arguments
 
 ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -102,6 +103,18 @@ def test_the_wheel_works_without_its_source(wheel: Path, tmp_path: Path) -> None
         [sys.executable, "-c", program, str(wheel), "--help"], cwd=tmp_path, check=True, capture_output=True, text=True
     ).stdout
     assert "tenantry" in shown
+
+
+def test_the_keyholder_that_the_service_starts_is_in_the_wheel(wheel: Path, tmp_path: Path) -> None:
+    program = (
+        "import runpy, sys; sys.path.insert(0, sys.argv.pop(1))\n"
+        "import vault; assert vault.__file__.startswith(sys.path[0])\n"
+        "runpy.run_module('vault.keyholder', run_name='__main__', alter_sys=True)\n"
+    )
+    command = [sys.executable, "-I", "-c", program, str(wheel), *arguments(tmp_path / "socket", 1)]
+    ended = subprocess.run(command, input=b"{}", capture_output=True, check=False)  # noqa: S603 - our own program
+    assert ended.stderr.startswith(b"The keyholder cannot start: Cannot read the settings")
+    assert ended.returncode == 1
 
 
 def test_two_builds_give_the_same_bytes(wheel: Path, tmp_path: Path) -> None:
