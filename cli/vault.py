@@ -8,7 +8,7 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from cli.command import INCOMPLETE, Session, flag, operator
+from cli.command import INCOMPLETE, Session, flag, operator, tell
 from cli.files import write_atomically
 from cli.state import State, opened
 from cli.views import plain
@@ -17,6 +17,7 @@ from domain.errors import NotAllowed
 from domain.events import VaultKeyCreated
 from domain.ids import VAULT_KEYS
 from vault.custody import checked_thumbprint
+from vault.keys import RESTORE
 from vault.messages import Left
 from vault.resealing import WHY
 
@@ -35,13 +36,22 @@ class Outcome(NamedTuple):
 def keys(session: Session) -> None:
     """List the vault's key versions, and how much of what is stored is sealed to each.
 
+    Exit code 3 when something that is stored cannot be read: nobody knows what that is sealed to.
+
     Example: `tenantry vault keys --json`
     """
     state = opened(session)
     created = {one.event.key: one.at for one in state.store.read(VAULT_KEYS) if isinstance(one.event, VaultKeyCreated)}
-    rows = [{**plain(one), "created": created.get(one.key)} for one in state.keyholder.vault_keys(count=True)]
+    found = state.keyholder.vault_key_set(count=True)
+    rows = [{**plain(one), "created": created.get(one.key)} for one in found.keys]
     columns = ("version", "key", "state", "sealed", "custody", "created")
     session.show(rows, columns, "No vault key. Run `tenantry init`.")
+    for name in found.unreadable:
+        tell(f"Not counted: {name} in the secret store cannot be read. {RESTORE}")
+    if found.unreadable_count > len(found.unreadable):
+        tell(f"... and {found.unreadable_count - len(found.unreadable)} more.")
+    if found.unreadable:
+        raise typer.Exit(INCOMPLETE)
 
 
 def public_key(

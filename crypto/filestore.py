@@ -88,8 +88,9 @@ class FileSecretStore:
             os.fsync(directory)
 
     def names(self, prefix: str) -> list[str]:
+        """A file that is named as no secret can be is listed all the same: somebody has put it there."""
         with _explained(self._directory):
-            found = [path.stem for path in self._directory.iterdir() if path.suffix == _SUFFIX]
+            found = [_text(path.stem) for path in self._directory.iterdir() if path.suffix == _SUFFIX]
         return sorted(name for name in found if name.startswith(prefix))
 
     def _path(self, name: str) -> Path:
@@ -104,6 +105,11 @@ class FileSecretStore:
             yield directory
         finally:
             os.close(directory)
+
+
+def _text(file_name: str) -> str:
+    """What in it is no text is a question mark."""
+    return file_name.encode(errors="replace").decode()
 
 
 def _replace(path: Path, value: bytes, tags: Mapping[str, str], directory: int) -> str:

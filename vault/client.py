@@ -136,7 +136,11 @@ class Keyholder:
 
     def vault_keys(self, *, count: bool = False) -> tuple[VaultKey, ...]:
         """All versions in order. `count`: with how much is stored sealed to each, which takes a look at all of it."""
-        return self._asked(VaultKeys(count=count), VaultKeySet).keys
+        return self.vault_key_set(count=count).keys
+
+    def vault_key_set(self, *, count: bool = False) -> VaultKeySet:
+        """The same, with what could not be counted."""
+        return self._asked(VaultKeys(count=count), VaultKeySet)
 
     def public_keys(self) -> str:
         """A JWK Set, the active key first."""

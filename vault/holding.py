@@ -31,6 +31,7 @@ from vault.custody import Custodies
 from vault.keys import Keys
 from vault.lineage import HeldLineage, Lineage
 from vault.messages import (
+    MOST_LEFT,
     Answer,
     CreateDataKey,
     CreateVaultKey,
@@ -79,7 +80,7 @@ class Holding:
         self._secrets = secrets
         self._clock = clock
         self._resealing = Resealing(events, secrets, self.keyring, clock)
-        self._keys = Keys(self._snapshots, custodies, lambda key: self._resealing.counts()[key], clock)
+        self._keys = Keys(self._snapshots, custodies, self._resealing.counts, clock)
 
     def answer(self, request: Request, caller: str) -> Answer:
         """`caller`: who the operating system says is asking; the cause of what an operator is given."""
@@ -301,6 +302,7 @@ class Holding:
     def vault_keys(self, *, count: bool) -> VaultKeySet:
         versions = self._keys.versions()
         counted = self._resealing.counts() if count else None
+        unreadable = counted.unreadable if counted else []
         return VaultKeySet(
             keys=tuple(
                 VaultKey(
@@ -308,10 +310,12 @@ class Holding:
                     version=created.version,
                     state=versions.keys.keys[key],
                     custody=created.custody,
-                    sealed=None if counted is None else counted[key],
+                    sealed=None if counted is None else counted.sealed[key],
                 )
                 for key, created in versions.created.items()
-            )
+            ),
+            unreadable=tuple(unreadable[:MOST_LEFT]),
+            unreadable_count=len(unreadable),
         )
 
     def _health(self) -> Healthy:

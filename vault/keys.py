@@ -19,8 +19,10 @@ from domain.events import VaultKeyCreated, VaultKeyEvent, VaultKeyRetired
 from domain.vaultkey import VaultKeys
 from eventstore.streams import Held, Snapshots
 from vault.custody import Custodies
+from vault.resealing import Counted
 
 RESEAL = "Reseal what is left with `tenantry vault rotate --resume`."
+RESTORE = "Restore it in the secret store, or delete it."
 
 
 class Versions(msgspec.Struct, frozen=True):
@@ -64,18 +66,18 @@ def _create(state: Versions, key: str, custody: str) -> list[VaultKeyEvent]:
 
 
 class Keys:
-    """Methods may be called from any thread. `sealed_to` tells how many stored envelopes are sealed to a key."""
+    """Methods may be called from any thread. `counts` tells what is stored sealed to each key."""
 
     def __init__(
         self,
         snapshots: Snapshots,
         custodies: Custodies,
-        sealed_to: Callable[[str], int],
+        counts: Callable[[], Counted],
         clock: Callable[[], datetime],
     ) -> None:
         self._snapshots = snapshots
         self._custodies = custodies
-        self._sealed_to = sealed_to
+        self._counts = counts
         self._clock = clock
         self._halves: dict[str, PrivateHalf] = {}
         self._loaded: tuple[VaultKeys, Keyring] | None = None
@@ -167,9 +169,11 @@ class Keys:
             held = self._held()
             if not decide(held.state, key):
                 return
-            left = self._sealed_to(key)
-            if left:
+            counted = self._counts()
+            if left := counted.sealed[key]:
                 raise NotAllowed(command, f"{left} stored envelopes are sealed to {key}", RESEAL)
+            for name in counted.unreadable:
+                raise NotAllowed(command, f"{name} cannot be read, and may be sealed to {key}", RESTORE)
             held.decide(lambda state: decide(state, key), at=self._clock(), actor=actor, cause=cause)
 
     def _held(self) -> Held[Versions, VaultKeyEvent]:

@@ -178,9 +178,12 @@ class VaultKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class VaultKeySet(_Message, frozen=True, tag="vault-key-set"):
-    """In order of version."""
+    """In order of version. `unreadable`: the first of the `unreadable_count` stored items that are not counted because
+    they cannot be read."""
 
     keys: tuple[VaultKey, ...]
+    unreadable: tuple[str, ...] = ()
+    unreadable_count: int = 0
 
 
 class Done(_Message, frozen=True, tag="done"):

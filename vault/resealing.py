@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
 from threading import Lock
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -30,7 +30,7 @@ from crypto.keyring import Keyring
 from crypto.stores import SecretStore, credential_of, data_key_of
 from domain import ids
 from domain import tenant as tenants
-from domain.errors import EnvelopeRejected, Malformed, SecretMissing, VersionConflict
+from domain.errors import EnvelopeRejected, Malformed, SecretMissing, Unreadable, VersionConflict
 from domain.events import CredentialResealed, TenantEvent
 from domain.tenant import Tenant
 from eventstore.store import Append, EventStore
@@ -52,7 +52,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 WHY: dict[str, str] = {
-    "unreadable": "it is no envelope",
+    "unreadable": "it cannot be read, or is no envelope: restore it, or delete it",
     "unrecorded": "no event names it: the secret was put and not recorded, or it was exchanged",
     "revoked": "its credential is revoked: revoke it again to delete it",
     "rejected": "it does not open",
@@ -60,6 +60,14 @@ WHY: dict[str, str] = {
     "replaced": "a new credential was being set meanwhile: if it is refused at the next run, set it again",
 }
 """Why an item is left as it is."""
+
+
+class Counted(NamedTuple):
+    """`sealed`: stored envelopes and wrapped data keys by the thumbprint in their header. `unreadable`: the names of
+    what may be sealed to any key, because it cannot be read."""
+
+    sealed: Counter[str]
+    unreadable: list[str]
 
 
 class _Prepared(msgspec.Struct, frozen=True):
@@ -124,30 +132,41 @@ class Resealing:
         with ThreadPoolExecutor(min(self._secrets.at_once, len(items))) as workers:
             return list(workers.map(work, items))
 
-    def counts(self) -> Counter[str]:
-        """Stored envelopes and wrapped data keys by the thumbprint in their header; what is none does not count."""
-        found: Counter[str] = Counter()
+    def counts(self) -> Counted:
+        """What is read and is no envelope does not count."""
+        counted = Counted(Counter(), [])
         names = self._stored_names()
         with ThreadPoolExecutor(READERS) as readers:
             for begin in range(0, len(names), _SLICE):
-                found.update(kid for kid in readers.map(self._sealed_to, names[begin : begin + _SLICE]) if kid)
-        return found
+                some = names[begin : begin + _SLICE]
+                for name, found in zip(some, readers.map(self._sealed_to, some), strict=True):
+                    if isinstance(found, Unreadable):
+                        counted.unreadable.append(name)
+                    elif found is not None:
+                        counted.sealed[found] += 1
+        return counted
 
     def _stored_names(self) -> list[str]:
         return sorted(name for prefix in TYPES for name in self._secrets.names(prefix))
 
-    def _sealed_to(self, name: str) -> str | None:
-        stored = self._stored(name)
+    def _sealed_to(self, name: str) -> str | Unreadable | None:
         with suppress(EnvelopeRejected):
+            try:
+                stored = self._stored(name)
+            except Unreadable as error:
+                return error
             if stored is not None:
                 return jwe.read(_text(stored), _type_of(name)).kid
         return None
 
     def _stored(self, name: str) -> bytes | None:
+        """None when it is gone. Raises `Unreadable`, for a name that no secret can have too."""
         try:
             return self._secrets.get(name)
         except SecretMissing:
             return None
+        except Malformed:
+            raise Unreadable("secret", name, "no secret is named so", "Delete it.") from None
 
     def _looked_at(self, name: str, keyring: Keyring, done: _Done) -> _Prepared | None:
         """Its new envelope, for the record."""
@@ -160,13 +179,13 @@ class Resealing:
     # credentials
 
     def _prepare(self, name: str, keyring: Keyring, done: _Done) -> _Prepared | None:
-        former = self._stored(name)
-        if former is None:
-            return None
         try:
+            former = self._stored(name)
+            if former is None:
+                return None
             header = envelope.read_header(_text(former))
             tenant, slot = credential_of(name)
-        except (EnvelopeRejected, Malformed):
+        except (Unreadable, EnvelopeRejected, Malformed):
             done.leave(name, "unreadable")
             return None
         if header.kid == keyring.active.thumbprint:
@@ -235,6 +254,8 @@ class Resealing:
     def _rewrap_if_sound(self, name: str, keyring: Keyring, done: _Done) -> None:
         try:
             self._rewrap(name, keyring, done)
+        except Unreadable:
+            done.leave(name, "unreadable")
         except (EnvelopeRejected, Malformed):
             done.leave(name, "rejected")
 

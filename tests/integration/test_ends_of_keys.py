@@ -61,6 +61,20 @@ def test_a_vault_key_is_rotated_retired_and_destroyed_while_credentials_go_on_si
     assert office.type("credential", "verify", tenant.id).code == 0
 
 
+def test_what_cannot_be_read_is_named_where_keys_are_counted(office: Office) -> None:
+    stray = office.estate.directory / "secrets" / "credential-OLD copy.secret"
+    stray.write_bytes(b"{}")
+
+    said = office.type("vault", "keys", "--json")
+
+    stray.unlink()
+    assert said.code == 3
+    assert any(one["state"] == "active" for one in said.json)
+    assert said.err.count("\n") == 1
+    assert "credential-OLD copy" in said.err
+    assert office.type("vault", "keys").code == 0
+
+
 def test_what_was_collected_from_an_offboarded_tenant_cannot_be_opened_and_the_log_still_proves_itself(
     office: Office,
 ) -> None:

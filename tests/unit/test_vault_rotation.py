@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from crypto import credential, datakey, envelope
 from crypto.credential import ServiceAccount
+from crypto.filestore import FileSecretStore
 from crypto.keyring import LocalKey, PrivateHalf, VaultPublicKey, public_of
 from crypto.secret import Secret
 from crypto.stores import MemorySecretStore, credential_name, data_key_name
@@ -505,6 +507,36 @@ def test_what_is_no_envelope_does_not_stop_the_others() -> None:
         (data_key_name(TENANTS[1]), "rejected"),
     }
     assert house.sealed_to()[house.first] == 0
+
+
+def test_what_cannot_be_read_stops_nothing_but_the_end_of_the_former_key(tmp_path: Path) -> None:
+    house, store = House(), FileSecretStore(tmp_path)
+    for name, value in house.values.items():
+        store.put(name, value)
+    holding = Holding(house.events, store, MortalCustody(house.kept, Life()), lambda: NOW)
+    holding.answer(RotateVaultKey(replaces=house.first, **BY), "uid:0")
+    half, wrapped = credential_name(TENANTS[0], ENTRA), data_key_name(TENANTS[1])
+    unreadable = sorted([half, wrapped, "credential-OLD copy", "datakey-?"])
+    for name in (half, wrapped):
+        file = tmp_path / f"{name}.secret"
+        file.write_bytes(file.read_bytes()[:100])
+    for stray in (b"credential-OLD copy.secret", b"datakey-\xff.secret"):
+        Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), stray))).write_bytes(b"{}")
+
+    left = resealed(holding)
+
+    assert left == [Left(name=name, why="unreadable") for name in unreadable]
+    answer = holding.answer(VaultKeys(count=True), "uid:0")
+    assert isinstance(answer, VaultKeySet)
+    assert [key.sealed for key in answer.keys] == [0, 2 * len(TENANTS) - 2]
+    assert (list(answer.unreadable), answer.unreadable_count) == (unreadable, 4)
+    with pytest.raises(NotAllowed, match=rf"{unreadable[0]} cannot be read.*delete it"):
+        holding.answer(RetireVaultKey(key=house.first, **BY), "uid:0")
+    for name in unreadable[1:]:
+        (tmp_path / f"{name}.secret").unlink(missing_ok=True)
+    (tmp_path / os.fsdecode(b"datakey-\xff.secret")).unlink(missing_ok=True)
+    (tmp_path / f"{unreadable[0]}.secret").unlink()
+    holding.answer(RetireVaultKey(key=house.first, **BY), "uid:0")
 
 
 # the life of a key
