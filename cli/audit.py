@@ -109,7 +109,7 @@ def verify(
             "",
         )
         if any(problem.kind == "missing" for problem in result.problems):
-            session.say(f"The ledger's record {ledger_path(state)} is missing. {REMAKE}", "yellow")
+            session.say(f"The ledger's record {ledger_path(state)} is missing, or was emptied. {REMAKE}", "yellow")
     if not result.ok:
         raise typer.Exit(FAILED)
 

@@ -40,22 +40,31 @@ def verified(state: State, witnesses: Sequence[str]) -> Verification:
 def sign_checkpoint(state: State, cause: str) -> None:
     """Over everything recorded so far. The ledger's record is made where it is missing."""
     with opened_ledger(state) as (ledger, _):
-        ledger.sign(at=now(), actor=operator(), cause=cause)
-    state.covered = state.store.last_position()
+        _sign(state, ledger, cause)
 
 
 def cover(state: State, cause: str) -> None:
     """Signs a checkpoint when events have come since the state directory was opened. Whoever may not read the ledger
-    key leaves that to those who may. Raises `Unreadable` when the ledger's record is missing: that is to be noticed."""
+    key leaves that to those who may. Raises `Unreadable` when the ledger's record is missing or was emptied: `init` has
+    signed a checkpoint, so it has leaves and a copy of that. It is to be noticed, and not made again without a word."""
     if not state.has_news():
         return
     try:
         state.secrets.get(LEDGER_KEY)
     except NotAllowed:
         return
-    if not ledger_path(state).exists():
-        raise Unreadable("ledger's record", str(ledger_path(state)), "there is no such file", REMAKE)
-    sign_checkpoint(state, cause)
+    path = ledger_path(state)
+    if not path.exists():
+        raise Unreadable("ledger's record", str(path), "there is no such file", REMAKE)
+    with opened_ledger(state) as (ledger, _):
+        if not ledger.size or not ledger.notes():
+            raise Unreadable("ledger's record", str(path), "it was emptied", REMAKE)
+        _sign(state, ledger, cause)
+
+
+def _sign(state: State, ledger: Ledger, cause: str) -> None:
+    ledger.sign(at=now(), actor=operator(), cause=cause)
+    state.covered = state.store.last_position()
 
 
 @contextmanager

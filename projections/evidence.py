@@ -115,16 +115,16 @@ class EventFile:
 
 
 class LedgerFile:
-    """The ledger's own record in one consistent state; empty when there is no such file: then it is `missing`.
+    """The ledger's own record in one consistent state; empty when there is no such file.
 
     `damaged`: it could not be read to its end. Raises `Unreadable` for a file that is no database.
     """
 
     def __init__(self, path: Path) -> None:
-        self.missing = not path.exists()
-        self._database = sqlite3.connect(":memory:", isolation_level=None) if self.missing else _open(path, "ledger")
+        missing = not path.exists()
+        self._database = sqlite3.connect(":memory:", isolation_level=None) if missing else _open(path, "ledger")
         self.damaged = False
-        if self.missing:
+        if missing:
             for statement in EMPTY_LEDGER:
                 self._database.execute(statement)
 

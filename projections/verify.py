@@ -46,7 +46,8 @@ class Problem(msgspec.Struct, frozen=True, order=True):
 
     changed, removed, inserted: said of the event at that position. moved: an authentic event at another position than
     its own. checkpoint: its signature or root does not hold. database: SQLite cannot read the file there, or the
-    ledger's own record was changed and the event was not. missing: the ledger has no record, though there are events.
+    ledger's own record was changed and the event was not. missing: the ledger has no record, or an emptied one, though
+    there are events; or no copy of a checkpoint, though some were signed.
     """
 
     position: int
@@ -110,9 +111,9 @@ def verify(
 def _verify(
     stored: EventFile, record: LedgerFile, public: bytes, mapper: SealedMapper | None, witnesses: Sequence[str]
 ) -> Verification:
-    last_leaf = record.last_position()
+    last_leaf, copies = record.last_position(), record.notes()
     compared = compare(stored.rows(last_leaf), record.leaves())
-    signed, rejected = _signed(_notes(compared, record.notes(), mapper, witnesses), public)
+    signed, rejected = _signed(_notes(compared, copies, mapper, witnesses), public)
     kept: dict[tuple[int, int], bytes] = {}
     broken = [
         (note, checkpoint)
@@ -125,11 +126,11 @@ def _verify(
     problems = {Problem(note.position, "checkpoint", LEDGER, note.version) for note in rejected}
     if stored.findings() or stored.damaged:
         problems.add(Problem(0, "database", "", 0))
-    if record.missing and compared.count:
-        problems.add(Problem(0, "missing", LEDGER, 0))
     if record.damaged:
         problems.add(Problem(0, "database", LEDGER, 0))
         last_leaf = 0
+    elif compared.count and (not last_leaf or (not copies and _signed_within(compared, last_leaf))):
+        problems.add(Problem(0, "missing", LEDGER, 0))
     differences = set(classify(compared, proven, last_leaf, absent="database" if stored.damaged else "removed"))
     differences |= set(_uncovered(stored, mapper, proven, last_leaf, {p.position for p in differences}))
     if not any(problem.kind in EXPLAINING for problem in differences):
@@ -138,6 +139,11 @@ def _verify(
     named = tuple(sorted(problems)[:MAX_PROBLEMS])
     uncovered = compared.count - proven - sum(index >= proven for index, _ in compared.checkpoints)
     return Verification(not problems, compared.count, len(holding), named, uncovered)
+
+
+def _signed_within(compared: Compared, last_leaf: int) -> bool:
+    """Whether the ledger took in an event of a checkpoint: a copy of that it kept in the same moment."""
+    return any(row.position <= last_leaf for _, row in compared.checkpoints)
 
 
 def compare(rows: Iterable[Row], leaves: Iterable[Leaf]) -> Compared:

@@ -95,9 +95,30 @@ def test_a_missing_record_of_the_ledger_is_told_and_made_again_on_request_only(d
     assert "audit checkpoint" in refusal["do"]
     assert refusal["exit"] == 3
     assert [one["kind"] for one in verification(desk)["problems"]] == ["missing"]
-    assert "is missing. Restore it from a backup" in " ".join(desk.type("audit", "verify").out.split())
+    assert "is missing, or was emptied. Restore it from a backup" in " ".join(desk.type("audit", "verify").out.split())
     assert desk.type("audit", "checkpoint").code == 0
     assert verification(desk)["ok"]
+
+
+@pytest.mark.parametrize(
+    "emptied", [("leaves", "checkpoints", "tracking"), ("leaves", "tracking"), ("checkpoints",)], ids=" and ".join
+)
+def test_an_emptied_record_of_the_ledger_is_told_and_made_again_on_request_only(
+    desk: Desk, emptied: tuple[str, ...]
+) -> None:
+    with sqlite3.connect(desk.state / "ledger.db") as database:
+        for table in emptied:
+            database.execute(f"DELETE FROM {table}")  # noqa: S608 - named above
+    database.close()
+    for hours in ("6", "12"):
+        said = desk.type("tenant", "plan", CONTOSO, "--every", hours)
+        assert said.code == 3
+        assert "no checkpoint could be signed" in said.err
+        assert "audit checkpoint" in said.err
+    assert [one["kind"] for one in verification(desk)["problems"]] == ["missing"]
+    assert desk.type("audit", "checkpoint").code == 0
+    assert verification(desk)["ok"]
+    assert desk.type("tenant", "plan", CONTOSO, "--every", "24").code == 0
 
 
 def test_an_event_that_was_changed_before_a_checkpoint_covers_it_is_not_signed_over(desk: Desk) -> None:

@@ -276,6 +276,21 @@ def test_a_missing_record_of_the_ledger_is_said_and_the_events_prove_themselves_
     assert place.verify(key=None, witnesses=(place.witness,)).problems == (rejected, missing)
 
 
+EMPTYINGS = {
+    "leaves": ["DELETE FROM leaves"],
+    "checkpoints": ["DELETE FROM checkpoints"],
+    "everything": ["DELETE FROM leaves", "DELETE FROM checkpoints", "DELETE FROM tracking"],
+}
+
+
+@pytest.mark.parametrize("what", EMPTYINGS)
+@pytest.mark.parametrize("key", [EVENT_KEY, None], ids=["with the event key", "without it"])
+def test_an_emptied_record_of_the_ledger_is_said_like_a_missing_one(place: Place, what: str, key: bytes | None) -> None:
+    place.sql(*EMPTYINGS[what], path=place.record)
+    verification = place.verify(key=key)
+    assert (verification.ok, verification.problems) == (False, (Problem(0, "missing", LEDGER, 0),))
+
+
 def test_a_leaf_missing_from_the_ledgers_record_is_said(place: Place) -> None:
     place.sql("DELETE FROM leaves WHERE position=17", path=place.record)
     assert place.verify().problems == (Problem(17, "database", TARGET[1], TARGET[2]),)
