@@ -71,10 +71,21 @@ def activate(state: VaultKeys, key: str) -> list[VaultKeyEvent]:
     return [] if standing == "active" else [VaultKeyActivated(key=key)]
 
 
+def retire(state: VaultKeys, key: str) -> list[VaultKeyEvent]:
+    """Whoever asks has seen that nothing is sealed to it."""
+    standing = _standing(state, key)
+    if standing in ("active", "destroyed"):
+        raise NotAllowed("retire the vault key", f"{key} is {standing}", "See `tenantry vault keys`.")
+    return [] if standing == "retired" else [VaultKeyRetired(key=key)]
+
+
 def destroy(state: VaultKeys, key: str) -> list[VaultKeyEvent]:
+    """Only of a retired key: that nothing is sealed to it stands on the record before it ends."""
     standing = _standing(state, key)
     if standing == "active":
         raise NotAllowed("destroy the vault key", f"{key} is active", "Activate another key first.")
+    if standing not in ("retired", "destroyed"):
+        raise NotAllowed("destroy the vault key", f"{key} is not retired", "Retire it first.")
     return [] if standing == "destroyed" else [VaultKeyDestroyed(key=key)]
 
 

@@ -15,7 +15,7 @@ import msgspec
 from crypto.keyring import Keyring, PrivateHalf
 from domain import ids, vaultkey
 from domain.errors import NotAllowed, TenantryError, Unknown
-from domain.events import VaultKeyCreated, VaultKeyEvent, VaultKeyRetired
+from domain.events import VaultKeyCreated, VaultKeyEvent
 from domain.vaultkey import VaultKeys
 from eventstore.streams import Held, Snapshots
 from vault.custody import Custodies
@@ -37,24 +37,6 @@ def evolve(state: Versions, event: VaultKeyEvent) -> Versions:
     if isinstance(event, VaultKeyCreated):
         return Versions(keys, {**state.created, event.key: event})
     return Versions(keys, state.created)
-
-
-def retire(state: Versions, key: str) -> list[VaultKeyEvent]:
-    """Raises `Unknown`, and `NotAllowed` for the active key and a destroyed one."""
-    if key not in state.keys.keys:
-        raise Unknown("vault key", key, "See `tenantry vault keys`.")
-    standing = state.keys.keys[key]
-    if standing in ("active", "destroyed"):
-        raise NotAllowed("retire the vault key", f"{key} is {standing}", "See `tenantry vault keys`.")
-    return [] if standing == "retired" else [VaultKeyRetired(key=key)]
-
-
-def destroy(state: Versions, key: str) -> list[VaultKeyEvent]:
-    """Raises `Unknown`, and `NotAllowed` unless it is retired on the record."""
-    destroyed = vaultkey.destroy(state.keys, key)
-    if destroyed and state.keys.keys[key] != "retired":
-        raise NotAllowed("destroy the vault key", f"{key} is not retired", "Retire it first.")
-    return destroyed
 
 
 def _create(state: Versions, key: str, custody: str) -> list[VaultKeyEvent]:
@@ -149,32 +131,32 @@ class Keys:
 
     def retire(self, key: str, actor: str, cause: str) -> None:
         """Records that nothing is sealed to it any more; raises `NotAllowed` while anything is. It still opens."""
-        self._ended("retire the vault key", retire, key, actor, cause)
+        self._ended("retire the vault key", vaultkey.retire, key, actor, cause)
 
     def destroy(self, key: str, actor: str, cause: str) -> None:
         """Of a retired key, after looking once more. What is still sealed to it, in a backup perhaps, never opens
         again. A second request deletes what a kill has left."""
-        self._ended("destroy the vault key", destroy, key, actor, cause)
+        self._ended("destroy the vault key", vaultkey.destroy, key, actor, cause)
         self._custodies.of(self.versions().created[key].custody).destroy(key)
 
     def _ended(
         self,
         command: str,
-        decide: Callable[[Versions, str], Sequence[VaultKeyEvent]],
+        decide: Callable[[VaultKeys, str], Sequence[VaultKeyEvent]],
         key: str,
         actor: str,
         cause: str,
     ) -> None:
         with self._changing:
             held = self._held()
-            if not decide(held.state, key):
+            if not decide(held.state.keys, key):
                 return
             counted = self._counts()
             if left := counted.sealed[key]:
                 raise NotAllowed(command, f"{left} stored envelopes are sealed to {key}", RESEAL)
             for name in counted.unreadable:
                 raise NotAllowed(command, f"{name} cannot be read, and may be sealed to {key}", RESTORE)
-            held.decide(lambda state: decide(state, key), at=self._clock(), actor=actor, cause=cause)
+            held.decide(lambda state: decide(state.keys, key), at=self._clock(), actor=actor, cause=cause)
 
     def _held(self) -> Held[Versions, VaultKeyEvent]:
         held: Held[Versions, VaultKeyEvent] = self._snapshots.held(ids.VAULT_KEYS, evolve, Versions())

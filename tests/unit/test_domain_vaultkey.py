@@ -1,4 +1,4 @@
-"""Vault keys under any sequence of commands: exactly one is active once any was."""
+"""Vault keys under any sequence of commands: exactly one is active once any was, and only a retired one ends."""
 
 from __future__ import annotations
 
@@ -52,13 +52,23 @@ class Versions(RuleBasedStateMachine):
         self.ever_active = True
 
     @rule(key=names)
+    def retire(self, key: str) -> None:
+        standing = self.keys.keys.get(key)
+        if standing in (None, "active", "destroyed"):
+            with pytest.raises(Unknown if standing is None else NotAllowed):
+                vaultkey.retire(self.keys, key)
+            return
+        assert bool(self.history.take(vaultkey.retire(self.keys, key))) == (standing != "retired")
+        assert self.keys.keys[key] == "retired"
+
+    @rule(key=names)
     def destroy(self, key: str) -> None:
         standing = self.keys.keys.get(key)
-        if standing in (None, "active"):
+        if standing not in ("retired", "destroyed"):
             with pytest.raises(Unknown if standing is None else NotAllowed):
                 vaultkey.destroy(self.keys, key)
             return
-        assert bool(self.history.take(vaultkey.destroy(self.keys, key))) == (standing != "destroyed")
+        assert bool(self.history.take(vaultkey.destroy(self.keys, key))) == (standing == "retired")
         self.destroyed.add(key)
 
     @invariant()
