@@ -10,6 +10,7 @@ import typer
 
 from cli.command import INCOMPLETE, Session, flag, operator, tell
 from cli.files import write_atomically
+from cli.offboarding import told
 from cli.state import State, opened
 from cli.views import plain
 from crypto.keyring import fingerprint, parse_public
@@ -132,7 +133,9 @@ def retire(session: Session, key: KeyArgument) -> None:
     """
     state = opened(session)
     state.keyholder.retire_vault_key(checked_thumbprint(key), operator(), "vault retire")
-    _ended(session, key, "retired")
+    if session.json:
+        session.print_json({"key": key, "state": "retired"})
+    session.say(f"Vault key {key} is retired.")
     session.say(f"When no backup needs it any more: `tenantry vault destroy {key}`.")
 
 
@@ -143,17 +146,19 @@ def destroy(
 ) -> None:
     """Destroy a retired key: what is still sealed to it, in a backup perhaps, never opens again. Not undoable.
 
+    Exit code 3 when a Key Vault keeps the key that it was told to delete: it says until when, and so does the record.
+    Done again, it purges what may be purged by then.
+
     Example: `tenantry vault destroy KEY`
     """
     state = opened(session)
     checked_thumbprint(key)
     if not yes and not typer.confirm(f"Destroy vault key {key} for ever?", default=False):
         raise NotAllowed("destroy the vault key", "it was not confirmed", "Answer y, or give --yes.")
-    state.keyholder.destroy_vault_key(key, operator(), "vault destroy")
-    _ended(session, key, "destroyed")
-
-
-def _ended(session: Session, key: str, standing: str) -> None:
+    kept = state.keyholder.destroy_vault_key(key, operator(), "vault destroy")
     if session.json:
-        session.print_json({"key": key, "state": standing})
-    session.say(f"Vault key {key} is {standing}.")
+        session.print_json({"key": key, "state": "destroyed", "retained": kept})
+    session.say(f"Vault key {key} is {'deleted' if kept else 'destroyed'}.")
+    if kept:
+        session.say(told(kept), "yellow")
+        raise typer.Exit(INCOMPLETE)

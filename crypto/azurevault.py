@@ -6,6 +6,7 @@ import ipaddress
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,6 +15,7 @@ from azure.core.pipeline import PipelineRequest, PipelineResponse
 from azure.core.pipeline.policies import SansIOHTTPPolicy
 
 from domain.errors import NotAllowed, StoreUnavailable
+from domain.events import Retained
 
 CALL: Mapping[str, Any] = {"retry_total": 4, "connection_timeout": 5, "read_timeout": 20}
 SETTLED_SECONDS = 60.0
@@ -81,6 +83,12 @@ def explained(command: str, grant: str) -> Iterator[None]:
         raise StoreUnavailable("Key Vault", f"{error.status_code} {code_of(error)}") from None
     except AzureError as error:
         raise StoreUnavailable("Key Vault", type(error).__name__) from None
+
+
+def retained(name: str, recovery_level: str | None, until: datetime | None) -> Retained:
+    """What a vault keeps of something deleted that it did not purge: its recovery level says whether anybody may."""
+    purgeable = "Purgeable" in (recovery_level or "Purgeable")
+    return Retained(name=name, until=until, why="purge-refused" if purgeable else "purge-protected")
 
 
 def code_of(error: HttpResponseError) -> str:

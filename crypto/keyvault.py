@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from azure.core.credentials import TokenCredential
 from azure.core.exceptions import (
@@ -20,7 +20,16 @@ from azure.core.exceptions import (
 from azure.identity import DefaultAzureCredential
 from azure.keyvault.secrets import DeletedSecret, SecretClient
 
-from crypto.azurevault import FORBIDDEN, REFUSED, SETTLED_SECONDS, SETTLING_SECONDS, explained, options, verification
+from crypto.azurevault import (
+    FORBIDDEN,
+    REFUSED,
+    SETTLED_SECONDS,
+    SETTLING_SECONDS,
+    explained,
+    options,
+    retained,
+    verification,
+)
 from crypto.stores import MAX_VALUE, checked_name, checked_value
 from domain.errors import Malformed, NotAllowed, SecretMissing, StoreUnavailable, Unreadable
 from domain.events import Retained
@@ -150,9 +159,7 @@ class KeyVaultSecretStore:
             if error.status_code != FORBIDDEN:
                 raise
             return Retained(name=name, until=None, why="unseen")
-        purgeable = "Purgeable" in (found.properties.recovery_level or "Purgeable")
-        why: Literal["purge-refused", "purge-protected"] = "purge-refused" if purgeable else "purge-protected"
-        return Retained(name=name, until=found.scheduled_purge_date, why=why)
+        return retained(name, found.properties.recovery_level, found.scheduled_purge_date)
 
     def names(self, prefix: str) -> list[str]:
         with explained("list secrets", _GRANT):

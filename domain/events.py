@@ -203,8 +203,11 @@ class VaultKeyRetired(Event, frozen=True, tag="vault-key-retired/1"):
     key: str
 
 
-class VaultKeyDestroyed(Event, frozen=True, tag="vault-key-destroyed/1"):
+class VaultKeyDestroyed(Event, frozen=True, omit_defaults=True, tag="vault-key-destroyed/1"):
+    """`retained`: what its custody still keeps of it. Recorded again when that is found to have changed."""
+
     key: str
+    retained: Retained | None = None
 
 
 # run

@@ -13,6 +13,7 @@ import msgspec
 
 from domain.errors import AlreadyExists, NotAllowed, Unknown
 from domain.events import (
+    Retained,
     VaultKeyActivated,
     VaultKeyCreated,
     VaultKeyDestroyed,
@@ -24,9 +25,10 @@ Standing = Literal["created", "active", "former", "retired", "destroyed"]
 
 
 class VaultKeys(msgspec.Struct, frozen=True, kw_only=True):
-    """Standing of each key by its thumbprint, in order of version."""
+    """Standing of each key by its thumbprint, in order of version. `retained`: what is still kept of destroyed ones."""
 
     keys: dict[str, Standing] = {}
+    retained: dict[str, Retained] = {}
 
     @property
     def active(self) -> str | None:
@@ -34,18 +36,22 @@ class VaultKeys(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def evolve(state: VaultKeys, event: VaultKeyEvent) -> VaultKeys:
+    change = msgspec.structs.replace
     match event:
         case VaultKeyCreated():
-            return VaultKeys(keys={**state.keys, event.key: "created"})
+            return change(state, keys={**state.keys, event.key: "created"})
         case VaultKeyActivated():
             others: dict[str, Standing] = {
                 key: "former" if standing == "active" else standing for key, standing in state.keys.items()
             }
-            return VaultKeys(keys={**others, event.key: "active"})
+            return change(state, keys={**others, event.key: "active"})
         case VaultKeyRetired():
-            return VaultKeys(keys={**state.keys, event.key: "retired"})
+            return change(state, keys={**state.keys, event.key: "retired"})
         case VaultKeyDestroyed():
-            return VaultKeys(keys={**state.keys, event.key: "destroyed"})
+            kept = {key: one for key, one in state.retained.items() if key != event.key}
+            if event.retained is not None:
+                kept[event.key] = event.retained
+            return change(state, keys={**state.keys, event.key: "destroyed"}, retained=kept)
         case _:
             assert_never(event)
 
@@ -87,6 +93,16 @@ def destroy(state: VaultKeys, key: str) -> list[VaultKeyEvent]:
     if standing not in ("retired", "destroyed"):
         raise NotAllowed("destroy the vault key", f"{key} is not retired", "Retire it first.")
     return [] if standing == "destroyed" else [VaultKeyDestroyed(key=key)]
+
+
+def retain(state: VaultKeys, key: str, retained: Retained | None) -> list[VaultKeyEvent]:
+    """Of a destroyed key: what is still kept of it, if that is not what is on record. A date that this look did not see
+    stays known."""
+    if _standing(state, key) != "destroyed":
+        raise NotAllowed("record what is retained", f"{key} is not destroyed", "Destroy it first.")
+    known = state.retained.get(key)
+    still = known or retained if retained is not None and retained.until is None else retained
+    return [] if still == known else [VaultKeyDestroyed(key=key, retained=still)]
 
 
 def _standing(state: VaultKeys, key: str) -> Standing:

@@ -20,6 +20,7 @@ from crypto.datakey import DataKey
 from crypto.secret import Secret
 from crypto.transit import TransitKey
 from domain.errors import KeyholderUnavailable, ProtocolViolation
+from domain.events import Retained
 from domain.settings import Settings
 from vault.line import SOCKET, address, receive, send
 from vault.messages import (
@@ -27,6 +28,7 @@ from vault.messages import (
     Answer,
     CreateDataKey,
     CreateVaultKey,
+    Destroyed,
     DestroyVaultKey,
     Done,
     Health,
@@ -66,7 +68,7 @@ _ALREADY_RUNS: Final = 3
 _ONCE: Final = (CreateVaultKey,)
 """Not asked again when the answer was lost: doing it twice is not doing it once."""
 
-_A = TypeVar("_A", Sealed, Done, PublicKeySet, VaultKeySet, Resealed, Healthy)
+_A = TypeVar("_A", Sealed, Done, Destroyed, PublicKeySet, VaultKeySet, Resealed, Healthy)
 
 
 class Keyholder:
@@ -130,9 +132,10 @@ class Keyholder:
         """Records that nothing is sealed to it any more. Raises `NotAllowed` while anything is."""
         self._asked(RetireVaultKey(key=key, actor=actor, cause=cause), Done)
 
-    def destroy_vault_key(self, key: str, actor: str, cause: str) -> None:
-        """Of a retired key: afterwards nobody opens anything with it. Raises `NotAllowed`. May be asked again."""
-        self._asked(DestroyVaultKey(key=key, actor=actor, cause=cause), Done)
+    def destroy_vault_key(self, key: str, actor: str, cause: str) -> Retained | None:
+        """Of a retired key: afterwards nobody opens anything with it, unless its custody still keeps what is returned.
+        Raises `NotAllowed`. May be asked again, which purges what may be purged by then."""
+        return self._asked(DestroyVaultKey(key=key, actor=actor, cause=cause), Destroyed).retained
 
     def vault_keys(self, *, count: bool = False) -> tuple[VaultKey, ...]:
         """All versions in order. `count`: with how much is stored sealed to each, which takes a look at all of it."""

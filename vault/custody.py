@@ -14,8 +14,6 @@ from typing import Protocol
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-import structlog
-
 from crypto.keyring import (
     LocalKey,
     PrivateHalf,
@@ -28,6 +26,7 @@ from crypto.keyring import (
 from crypto.secret import Secret
 from crypto.stores import SecretStore
 from domain.errors import Malformed, NotAllowed, SecretMissing, StorageFull, Unreadable
+from domain.events import Retained
 from domain.settings import Settings, without_secrets
 from eventstore.disk import sync
 
@@ -60,8 +59,9 @@ class Custody(Protocol):
         """The keys of these thumbprints. Raises `Unreadable` when one is missing or does not open."""
         ...
 
-    def destroy(self, key: str) -> None:
-        """Afterwards it is not there; destroying what is not there is done already."""
+    def destroy(self, key: str) -> Retained | None:
+        """Afterwards it is not there; destroying what is not there is done already. What its place keeps of it
+        nevertheless, None when nothing."""
         ...
 
 
@@ -137,12 +137,9 @@ class KeyVaultSecretCustody:
         with self._passphrase() as passphrase:
             return {key: LocalKey(load_private(self._pem(key), passphrase)) for key in keys}
 
-    def destroy(self, key: str) -> None:
-        """Where it cannot be purged, who may recover secrets can have it back until the retention ends; a warning says
-        so."""
-        if retained := self._store.delete(self._secret(key)):
-            facts = {"name": retained.name, "store": self.name, "why": retained.why, "until": str(retained.until)}
-            structlog.get_logger().warning("key-retained", **facts)
+    def destroy(self, key: str) -> Retained | None:
+        """Where it cannot be purged, who may recover secrets can have it back until the retention ends."""
+        return self._store.delete(self._secret(key))
 
     def _secret(self, key: str) -> str:
         return f"{self._prefix}-{base64.urlsafe_b64decode(checked_thumbprint(key) + '=').hex()}"

@@ -35,6 +35,7 @@ from vault.messages import (
     Answer,
     CreateDataKey,
     CreateVaultKey,
+    Destroyed,
     DestroyVaultKey,
     Done,
     Health,
@@ -112,8 +113,9 @@ class Holding:
                 self._keys.retire(request.key, request.actor, request.cause)
                 return Done(key=request.key)
             case DestroyVaultKey():
-                self._keys.destroy(request.key, request.actor, request.cause)
-                return Done(key=request.key)
+                return Destroyed(
+                    key=request.key, retained=self._keys.destroy(request.key, request.actor, request.cause)
+                )
             case VaultKeys():
                 return self.vault_keys(count=request.count)
             case _:

@@ -15,7 +15,7 @@ import msgspec
 from crypto.keyring import Keyring, PrivateHalf
 from domain import ids, vaultkey
 from domain.errors import NotAllowed, TenantryError, Unknown
-from domain.events import VaultKeyCreated, VaultKeyEvent
+from domain.events import Retained, VaultKeyCreated, VaultKeyEvent
 from domain.vaultkey import VaultKeys
 from eventstore.streams import Held, Snapshots
 from vault.custody import Custodies
@@ -133,11 +133,17 @@ class Keys:
         """Records that nothing is sealed to it any more; raises `NotAllowed` while anything is. It still opens."""
         self._ended("retire the vault key", vaultkey.retire, key, actor, cause)
 
-    def destroy(self, key: str, actor: str, cause: str) -> None:
+    def destroy(self, key: str, actor: str, cause: str) -> Retained | None:
         """Of a retired key, after looking once more. What is still sealed to it, in a backup perhaps, never opens
-        again. A second request deletes what a kill has left."""
+        again. A second request deletes what a kill has left. What the custody keeps nevertheless, which is recorded
+        afterwards."""
         self._ended("destroy the vault key", vaultkey.destroy, key, actor, cause)
-        self._custodies.of(self.versions().created[key].custody).destroy(key)
+        retained = self._custodies.of(self.versions().created[key].custody).destroy(key)
+        held = self._held()
+        held.decide(
+            lambda state: vaultkey.retain(state.keys, key, retained), at=self._clock(), actor=actor, cause=cause
+        )
+        return held.state.keys.retained.get(key)
 
     def _ended(
         self,

@@ -14,16 +14,16 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-import structlog
 from azure.core.credentials import TokenCredential
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
-from azure.keyvault.keys import KeyClient, KeyVaultKey
+from azure.keyvault.keys import DeletedKey, KeyClient, KeyVaultKey
 from azure.keyvault.keys.crypto import CryptographyClient, KeyWrapAlgorithm
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from crypto.azurevault import REFUSED, SETTLED_SECONDS, code_of, explained, options, said_by
+from crypto.azurevault import REFUSED, SETTLED_SECONDS, code_of, explained, options, retained, said_by
 from crypto.keyring import KEY_BITS, PrivateHalf, VaultPublicKey, public_of
 from domain.errors import NotAllowed, StoreUnavailable, Unreadable
+from domain.events import Retained
 
 MAX_KEYS = 1_000
 """Keys that are looked at. Destroyed ones are gone, so there are a few."""
@@ -95,25 +95,34 @@ class KeyVaultKeyCustody:
         self._opened.append(client)
         return DistantKey(_public_half(key), client)
 
-    def destroy(self, key: str) -> None:
-        """Disables, deletes and purges it. Where the vault forbids purging, its administrator can recover it until the
-        vault's retention ends; a warning says so."""
+    def destroy(self, key: str) -> Retained | None:
+        """Disables, deletes and purges it. Where the vault or the identity's grant forbids purging, who may recover
+        keys can have it back until the vault's retention ends."""
         found = self._found().get(key)
-        if found is None:
-            return
-        name = found if isinstance(found, str) else found.name
         with explained("destroy a vault key", _GRANT), suppress(ResourceNotFoundError):
-            self._client.update_key_properties(name, enabled=False, tags={_THUMBPRINT: key})
-            deletion = self._client.begin_delete_key(name)
-            deletion.wait(SETTLED_SECONDS)
-            if not deletion.done():
-                raise StoreUnavailable("Key Vault", f"a deletion did not end within {SETTLED_SECONDS:.0f} s")
+            deleted = self._deleted_before(key) if found is None else self._deleted(found, key)
+            if deleted is None:
+                return None
             try:
-                self._client.purge_deleted_key(name)
+                self._client.purge_deleted_key(deleted.name)
             except HttpResponseError as error:
-                if error.status_code not in (400, 403):
+                if error.status_code not in REFUSED:
                     raise
-                structlog.get_logger().warning("key-retained", name=name, store=self.name, why=code_of(error))
+                return retained(deleted.name, deleted.properties.recovery_level, deleted.scheduled_purge_date)
+        return None
+
+    def _deleted(self, found: KeyVaultKey | str, key: str) -> DeletedKey:
+        name = found if isinstance(found, str) else found.name
+        self._client.update_key_properties(name, enabled=False, tags={_THUMBPRINT: key})
+        deletion = self._client.begin_delete_key(name)
+        deletion.wait(SETTLED_SECONDS)
+        if not deletion.done():
+            raise StoreUnavailable("Key Vault", f"a deletion did not end within {SETTLED_SECONDS:.0f} s")
+        return deletion.result()
+
+    def _deleted_before(self, key: str) -> DeletedKey | None:
+        gone = (one for one in self._client.list_deleted_keys() if one.name.startswith(self._prefix))
+        return next((one for one in gone if (one.properties.tags or {}).get(_THUMBPRINT) == key), None)
 
     def _found(self) -> dict[str, KeyVaultKey | str]:
         """The keys of this prefix by their thumbprint; of one that is being destroyed, only its name."""

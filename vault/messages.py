@@ -15,6 +15,7 @@ import msgspec
 from crypto import transit
 from domain import errors
 from domain.errors import KeyholderUnavailable, ProtocolViolation, TenantryError
+from domain.events import Retained
 
 VERSION: Final = 1
 LENGTH_BYTES: Final = 4
@@ -114,7 +115,7 @@ class RetireVaultKey(_Message, frozen=True, tag="retire-vault-key"):
 
 
 class DestroyVaultKey(_Message, frozen=True, tag="destroy-vault-key"):
-    """Answered with `Done` once the retired key is gone."""
+    """Answered with `Destroyed` once the retired key is deleted."""
 
     key: Thumbprint
     actor: Text
@@ -190,6 +191,13 @@ class Done(_Message, frozen=True, tag="done"):
     key: str
 
 
+class Destroyed(_Message, frozen=True, tag="destroyed"):
+    """`retained`: what the key's custody still keeps of it."""
+
+    key: str
+    retained: Retained | None = None
+
+
 class Healthy(_Message, frozen=True, tag="healthy"):
     """`active`: thumbprint of the active vault key; `keys`: how many the keyring has."""
 
@@ -208,7 +216,7 @@ class Refused(_Message, frozen=True, tag="refused"):
 
 KeyRequest: TypeAlias = CreateVaultKey | RotateVaultKey | ResealStep | RetireVaultKey | DestroyVaultKey | VaultKeys
 Request: TypeAlias = Hello | Release | ReleaseDataKey | CreateDataKey | KeyRequest | PublicKeys | Health
-Answer: TypeAlias = Hello | Sealed | PublicKeySet | VaultKeySet | Resealed | Done | Healthy | Refused
+Answer: TypeAlias = Hello | Sealed | PublicKeySet | VaultKeySet | Resealed | Done | Destroyed | Healthy | Refused
 
 _M = TypeVar("_M")
 _ENCODER = msgspec.msgpack.Encoder()

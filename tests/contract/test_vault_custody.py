@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -242,6 +243,49 @@ def test_who_may_not_make_a_key_in_the_hsm_is_told_what_to_grant(m365: Simulator
         pytest.raises(NotAllowed, match="Grant it"),
     ):
         custody.create()
+
+
+# what a vault keeps of a key that it was told to delete
+
+
+@pytest.fixture(params=["secrets", "keys"])
+def distant(request: pytest.FixtureRequest, m365: Simulator) -> Iterator[Callable[..., Custody]]:
+    """Makes custodies of one prefix, for an identity that may do these operations, or everything."""
+    prefix, closing = _prefix(), ExitStack()
+
+    def made(*operations: str) -> Custody:
+        if request.param == "keys":
+            return closing.enter_context(key_custody(m365, *operations, prefix=prefix))
+        store = KeyVaultSecretStore(m365.url, identity(m365, *operations), ca_bundle=str(m365.ca_file))
+        closing.callback(store.close)
+        return KeyVaultSecretCustody(f"{m365.url}/secrets/{prefix}", store, None)
+
+    with closing:
+        yield made
+
+
+def test_a_destroyed_key_that_the_vault_keeps_is_told_with_its_end_and_purged_when_it_may_be(
+    m365: Simulator, distant: Callable[..., Custody]
+) -> None:
+    home, custody = next(iter(m365.world.tenants.values())), distant()
+    key = custody.create().thumbprint
+    home.settings |= {"key_vault_purge_protection": True, "key_vault_retention_days": 7}
+    kept = custody.destroy(key)
+    assert kept is not None
+    assert (kept.why, kept.until is not None) == ("purge-protected", True)
+    assert custody.destroy(key) == kept
+    del home.settings["key_vault_purge_protection"], home.settings["key_vault_retention_days"]
+    assert custody.destroy(key) is None
+    assert custody.destroy(key) is None
+
+
+def test_a_destroyed_key_that_this_identity_may_not_purge_is_told(distant: Callable[..., Custody]) -> None:
+    key = distant().create().thumbprint
+    but_purge = ("get", "set", "list", "delete", "keys.get", "keys.list", "keys.update", "keys.delete")
+    kept = distant(*but_purge).destroy(key)
+    assert kept is not None
+    assert (kept.why, kept.until is not None) == ("purge-refused", True)
+    assert distant().destroy(key) is None
 
 
 # which one

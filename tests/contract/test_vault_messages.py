@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any, get_args
 
 import msgspec
@@ -15,6 +16,7 @@ from crypto.secret import Secret
 from crypto.transit import TransitKey, seal
 from domain import errors
 from domain.errors import KeyholderUnavailable, ProtocolViolation, SealBroken, TenantryError
+from domain.events import Retained
 from vault.messages import (
     LENGTH_BYTES,
     MAX_BODY,
@@ -22,6 +24,7 @@ from vault.messages import (
     Answer,
     CreateDataKey,
     CreateVaultKey,
+    Destroyed,
     DestroyVaultKey,
     Done,
     Health,
@@ -75,6 +78,8 @@ ANSWERS: list[Answer] = [
     Sealed(payload=b"\x00\xff", key="k"),
     PublicKeySet(jwks="{}"),
     Done(key="k"),
+    Destroyed(key="k"),
+    Destroyed(key="k", retained=Retained(name="vault-1", until=datetime.now(UTC), why="purge-protected")),
     Resealed(after="", resealed=3, remaining=0, left=(Left("credential-1", "revoked"),), left_count=1),
     VaultKeySet(keys=(VaultKey(key="k", version=1, state="former", custody="file", sealed=7),)),
     Healthy(pid=7, active="k", keys=2, custody="file"),

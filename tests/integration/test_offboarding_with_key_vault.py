@@ -15,8 +15,8 @@ from running import TICK_SECONDS, killed
 from strongroom import OFFBOARDS, Strongroom, office_before
 
 from crypto.stores import credential_name, data_key_name
-from domain.events import TenantOffboarded
-from domain.ids import ENTRA, TenantId, tenant_stream
+from domain.events import TenantOffboarded, VaultKeyDestroyed
+from domain.ids import ENTRA, VAULT_KEYS, TenantId, tenant_stream
 from simulator.world import Fault, Tenant
 
 DATASET = "entra.organization"
@@ -117,6 +117,29 @@ def test_what_cannot_be_purged_is_told_and_recorded_with_its_end_and_purged_when
     assert office.type(*offboard(office, tenant)).code == 0
     assert stored(office, room, tenant) == (set(), set())
     assert on_record(office, tenant) == [recorded, TenantOffboarded(reason="left")]
+
+
+def test_a_destroyed_vault_key_that_the_vault_keeps_is_told_and_recorded_until_it_is_purged(
+    office: Office, room: Strongroom
+) -> None:
+    former = office.estate.state.keyholder.health().active
+    assert office.type("vault", "rotate").code == 0
+    assert office.type("vault", "retire", former).code == 0
+    room.home.settings |= {"key_vault_retention_days": 7, "key_vault_purge_protection": True}
+
+    kept = office.type("vault", "destroy", former, "--yes", "--json")
+    said = office.type("vault", "destroy", former, "--yes")
+    room.home.settings["key_vault_purge_protection"] = False
+    purged = office.type("vault", "destroy", former, "--yes", "--json")
+
+    assert (kept.code, kept.json["state"], kept.json["retained"]["why"]) == (3, "destroyed", "purge-protected")
+    assert said.code == 3
+    assert f"Vault key {former} is deleted." in said.out
+    assert "still recoverable until" in said.out
+    assert (purged.code, purged.json["retained"]) == (0, None)
+    recorded = [one.event for one in office.estate.state.store.read(VAULT_KEYS)]
+    ends = [one for one in recorded if isinstance(one, VaultKeyDestroyed)]
+    assert [one.retained is not None and one.retained.why for one in ends] == [False, "purge-protected", False]
 
 
 def test_an_offboarding_that_was_killed_in_the_middle_is_finished_by_the_next(office: Office, room: Strongroom) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 from history import History
 from hypothesis import settings
@@ -10,10 +12,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from domain import vaultkey
 from domain.errors import AlreadyExists, NotAllowed, Unknown
-from domain.events import VaultKeyCreated, VaultKeyEvent
+from domain.events import Retained, VaultKeyCreated, VaultKeyEvent
 from domain.vaultkey import VaultKeys
 
 names = st.sampled_from(["k1", "k2", "k3", "k4"])
+SEEN = Retained(name="vault-1", until=datetime(2026, 12, 22, tzinfo=UTC), why="purge-protected")
+UNSEEN = Retained(name="vault-1", until=None, why="unseen")
 
 
 class Versions(RuleBasedStateMachine):
@@ -70,6 +74,18 @@ class Versions(RuleBasedStateMachine):
             return
         assert bool(self.history.take(vaultkey.destroy(self.keys, key))) == (standing == "retired")
         self.destroyed.add(key)
+
+    @rule(key=names, kept=st.sampled_from([None, SEEN, UNSEEN]))
+    def retain(self, key: str, kept: Retained | None) -> None:
+        standing = self.keys.keys.get(key)
+        if standing != "destroyed":
+            with pytest.raises(Unknown if standing is None else NotAllowed):
+                vaultkey.retain(self.keys, key, kept)
+            return
+        before = self.keys.retained.get(key)
+        self.history.take(vaultkey.retain(self.keys, key, kept))
+        assert self.keys.retained.get(key) == (before if kept == UNSEEN and before else kept)
+        assert not vaultkey.retain(self.keys, key, kept), "it is on record"
 
     @invariant()
     def exactly_one_is_active_once_any_was(self) -> None:

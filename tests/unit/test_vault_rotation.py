@@ -32,6 +32,7 @@ from domain.events import (
     CredentialSealed,
     DataKeyDestroyed,
     Recorded,
+    Retained,
     RunFinished,
     RunRequested,
     RunStarted,
@@ -58,6 +59,7 @@ from vault.holding import Holding
 from vault.messages import (
     CreateDataKey,
     CreateVaultKey,
+    Destroyed,
     DestroyVaultKey,
     Left,
     Release,
@@ -136,6 +138,7 @@ class MortalCustody:
     def __init__(self, kept: dict[str, rsa.RSAPrivateKey], life: Life) -> None:
         self._kept = kept
         self._life = life
+        self.retained: Retained | None = None
 
     def create(self) -> VaultPublicKey:
         self._life.pass_()
@@ -149,10 +152,11 @@ class MortalCustody:
             raise Unreadable("vault key", "memory", "it is gone", "...")
         return {key: LocalKey(self._kept[key]) for key in keys}
 
-    def destroy(self, key: str) -> None:
+    def destroy(self, key: str) -> Retained | None:
         self._life.pass_()
         self._kept.pop(key, None)
         self._life.pass_()
+        return self.retained
 
     def current(self) -> Custody:
         return self
@@ -569,6 +573,27 @@ def test_a_key_ends_in_order_only() -> None:
     assert house.states() == ["destroyed", "active"]
     with pytest.raises(NotAllowed, match="destroyed"):
         house.holding().answer(retire, "uid:0")
+
+
+def test_what_a_custody_keeps_of_a_destroyed_key_is_told_and_recorded_until_it_is_gone() -> None:
+    house = House()
+    house.holding().answer(RotateVaultKey(replaces=house.first, **BY), "uid:0")
+    resealed(house.holding())
+    house.holding().answer(RetireVaultKey(key=house.first, **BY), "uid:0")
+    custody = MortalCustody(house.kept, Life())
+    holding = Holding(house.events, MortalSecrets(house.values, Life()), custody, lambda: NOW)
+    seen = Retained(name="vault-1", until=NOW, why="purge-protected")
+    unseen = Retained(name="vault-1", until=None, why="unseen")
+    for found, told in ((seen, seen), (seen, seen), (unseen, seen), (None, None), (None, None)):
+        custody.retained = found
+        answer = holding.answer(DestroyVaultKey(key=house.first, **BY), "uid:0")
+        assert answer == Destroyed(key=house.first, retained=told)
+    assert [one for one in house.found(VAULT_KEYS) if isinstance(one, VaultKeyDestroyed)] == [
+        VaultKeyDestroyed(key=house.first),
+        VaultKeyDestroyed(key=house.first, retained=seen),
+        VaultKeyDestroyed(key=house.first),
+    ]
+    assert house.states() == ["destroyed", "active"]
 
 
 def test_what_was_sealed_to_a_retired_key_keeps_it_from_being_destroyed() -> None:
