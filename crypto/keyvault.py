@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from azure.core.credentials import TokenCredential
@@ -38,6 +39,7 @@ TEXT = "text/plain"
 BINARY = "application/octet-stream;base64"
 AT_ONCE = 10
 """As many connections as Azure's client keeps open."""
+_NEVER = datetime.min.replace(tzinfo=UTC)
 _GRANT = "Grant it on the Key Vault: docs/sealing.md has the least role of each process."
 _RECOVER = "Grant `recover`, have it purged, or wait until the vault's retention ends."
 
@@ -90,24 +92,30 @@ class KeyVaultSecretStore:
             raise NotAllowed(f"write secret {name}", why, _RECOVER) from None
 
     def exchange(self, name: str, former: bytes, value: bytes, tags: Mapping[str, str] = {}) -> bool:
-        """Key Vault cannot compare and set. A version that another writer has set meanwhile is set again, on top."""
-        before = self._versions(name)
+        """Key Vault cannot compare and set. The newest version that other writers have set meanwhile is set again, on
+        top. The vault tells their order in seconds."""
+        before = self._versions(name).keys()
         try:
             if self.get(name) != former:
                 return False
         except SecretMissing:
             return False
         ours = self.put(name, value, tags)
-        theirs = self._versions(name) - before - {ours}
-        for version in theirs:
-            with explained(f"read secret {name}", _GRANT):
-                found = self._client.get_secret(name, version)
-            self.put(name, _decode(name, found.value or "", found.properties.content_type), tags)
-        return not theirs
+        after = self._versions(name)
+        theirs = after.keys() - before - {ours}
+        if not theirs:
+            return True
+        newest = max(theirs, key=lambda version: after[version])
+        with explained(f"read secret {name}", _GRANT):
+            found = self._client.get_secret(name, newest)
+        self.put(name, _decode(name, found.value or "", found.properties.content_type), tags)
+        return False
 
-    def _versions(self, name: str) -> set[str]:
+    def _versions(self, name: str) -> dict[str, datetime]:
+        """When each was made."""
         with explained("list versions", _GRANT):
-            return {one.version or "" for one in self._client.list_properties_of_secret_versions(checked_name(name))}
+            listed = self._client.list_properties_of_secret_versions(checked_name(name))
+            return {one.version or "": one.created_on or _NEVER for one in listed}
 
     def delete(self, name: str) -> Retained | None:
         """Deletes all versions and purges them.

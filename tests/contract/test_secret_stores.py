@@ -7,9 +7,10 @@ import secrets
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -284,6 +285,31 @@ def test_a_file_url_opens_a_directory(tmp_path: Path) -> None:
 def test_another_url_is_no_secret_store(url: str) -> None:
     with pytest.raises(Malformed):
         open_secret_store(settings_with(url))
+
+
+def test_of_what_others_have_put_during_an_exchange_in_a_key_vault_the_newest_stands() -> None:
+    tenant = populate(seed=7, name="Contoso", users=1, now=datetime.now(UTC))
+    began, ticks = datetime.now(UTC), count()
+    world = World(tenants={tenant.id: tenant})
+    with Simulator(world, now=lambda: began + timedelta(seconds=next(ticks))) as azure:
+
+        class Overtaken(KeyVaultSecretStore):
+            others: Sequence[bytes] = (b"older", b"newer")
+
+            def put(self, name: str, value: bytes, tags: Mapping[str, str] = {}) -> str:
+                while self.others and value == b"ours":
+                    other, *self.others = self.others
+                    super().put(name, other)
+                return super().put(name, value, tags)
+
+        store = Overtaken(azure.url, StaffIdentity(azure, str(uuid4())), ca_bundle=str(azure.ca_file))
+        name = fresh_name()
+        store.put(name, b"former")
+        world.requests.clear()
+        assert not store.exchange(name, b"former", b"ours")
+        assert store.get(name) == b"newer"
+        assert [route for _, route, _, status in world.requests if status == 200].count("keyvault.set") == 4
+        store.close()
 
 
 def test_names_say_what_they_hold() -> None:
