@@ -40,7 +40,7 @@ class FileSecretStore:
     def __init__(self, directory: Path | str) -> None:
         """Makes the directory, and takes everybody else's permissions from one that exists."""
         self._directory = Path(directory)
-        with _explained(self._directory):
+        with explained(self._directory):
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self._directory.stat().st_mode & 0o777 != 0o700:
                 self._directory.chmod(0o700)
@@ -51,7 +51,7 @@ class FileSecretStore:
     def get(self, name: str) -> bytes:
         """Raises `SecretMissing`, and `Unreadable` for a file that is not as this store writes it."""
         path = self._path(name)
-        with _explained(path):
+        with explained(path):
             try:
                 with path.open("rb") as file:
                     stored = file.read(_MAX_FILE)
@@ -65,13 +65,13 @@ class FileSecretStore:
     def put(self, name: str, value: bytes, tags: Mapping[str, str] = {}) -> str:
         path = self._path(name)
         checked_value(value, tags)
-        with _explained(path), self._turn() as directory:
+        with explained(path), self._turn() as directory:
             return _replace(path, value, tags, directory)
 
     def exchange(self, name: str, former: bytes, value: bytes, tags: Mapping[str, str] = {}) -> bool:
         path = self._path(name)
         checked_value(value, tags)
-        with _explained(path), self._turn() as directory:
+        with explained(path), self._turn() as directory:
             try:
                 found = self.get(name)
             except SecretMissing:
@@ -83,13 +83,13 @@ class FileSecretStore:
 
     def delete(self, name: str) -> None:
         path = self._path(name)
-        with _explained(path), self._turn() as directory:
+        with explained(path), self._turn() as directory:
             path.unlink(missing_ok=True)
             os.fsync(directory)
 
     def names(self, prefix: str) -> list[str]:
         """A file that is named as no secret can be is listed all the same: somebody has put it there."""
-        with _explained(self._directory):
+        with explained(self._directory):
             found = [_text(path.stem) for path in self._directory.iterdir() if path.suffix == _SUFFIX]
         return sorted(name for name in found if name.startswith(prefix))
 
@@ -137,14 +137,17 @@ def _write(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """What the operating system refused, in our words."""
+def explained(
+    path: Path, what: str = "secret store", remedy: str = "Run as the user that owns the secrets."
+) -> Iterator[None]:
+    """What the operating system refused, in our words: `NotAllowed` with `remedy`, `StorageFull`, or that `what` does
+    not answer."""
     try:
         yield
     except PermissionError:
-        raise NotAllowed(f"use {path}", "this user may not", "Run as the user that owns the secrets.") from None
+        raise NotAllowed(f"use {path}", "this user may not", remedy) from None
     except OSError as error:
         why = os.strerror(error.errno) if error.errno else type(error).__name__
         if error.errno in _FULL:
             raise StorageFull(str(path), why) from None
-        raise StoreUnavailable("secret store", f"{path}: {why}") from None
+        raise StoreUnavailable(what, f"{path}: {why}") from None

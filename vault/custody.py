@@ -14,6 +14,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+from crypto.filestore import explained
 from crypto.keyring import (
     LocalKey,
     PrivateHalf,
@@ -25,7 +26,7 @@ from crypto.keyring import (
 )
 from crypto.secret import Secret
 from crypto.stores import SecretStore
-from domain.errors import Malformed, NotAllowed, SecretMissing, StorageFull, Unreadable
+from domain.errors import Malformed, NotAllowed, SecretMissing, Unreadable
 from domain.events import Retained
 from domain.settings import Settings, without_secrets
 from eventstore.disk import sync
@@ -87,7 +88,6 @@ class FileCustody:
         public = public_of(private)
         with read_passphrase(self._passphrase_file) as passphrase:
             pem = encode_private(private, passphrase)
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         _write(self._path(public.thumbprint), pem)
         return public
 
@@ -96,14 +96,9 @@ class FileCustody:
             return {key: LocalKey(load_private(self._pem(key), passphrase)) for key in keys}
 
     def destroy(self, key: str) -> None:
-        try:
+        with _explained(self._path(key)):
             self._path(key).unlink(missing_ok=True)
             sync(self._directory)
-        except OSError as error:
-            why = os.strerror(error.errno or 0)
-            raise NotAllowed(
-                "destroy a vault key", f"{self._directory}: {why}", "Run as the keyholder's user."
-            ) from None
 
     def _path(self, key: str) -> Path:
         return self._directory / f"{checked_thumbprint(key)}{_SUFFIX}"
@@ -222,9 +217,9 @@ def read_passphrase(path: Path) -> Secret:
 
 def create_passphrase(path: Path) -> bool:
     """Writes 256 random bits in base64, mode 0600, unless the file is there already. Whether it was written."""
-    if path.exists():
-        return False
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _explained(path):
+        if path.exists():
+            return False
     _write(path, base64.b64encode(os.urandom(32)) + b"\n")
     return True
 
@@ -241,20 +236,23 @@ def _read(path: Path, limit: int, what: str, what_to_do: str) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """All of it under this name and on the disk, or nothing; a file that is there already stays."""
+    """All of it under this name and on the disk, or nothing; a file that is there stays. Makes the directory."""
     temporary = path.with_name(f".{uuid4().hex}.tmp")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(descriptor)
-        os.link(temporary, path)
-        sync(path.parent)
-    except FileExistsError:
-        raise NotAllowed(f"write {path}", "it exists", "Keep it: something may be sealed with it.") from None
-    except OSError as error:
-        raise StorageFull(str(path), os.strerror(error.errno or 0)) from None
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
+    with _explained(path):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(descriptor)
+            os.link(temporary, path)
+            sync(path.parent)
+        except FileExistsError:
+            raise NotAllowed(f"write {path}", "it exists", "Keep it: something may be sealed with it.") from None
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _explained(path: Path) -> AbstractContextManager[None]:
+    return explained(path, "store of the vault's keys", "Run as the keyholder's user.")

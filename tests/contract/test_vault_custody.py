@@ -138,6 +138,21 @@ def key_custody(m365: Simulator, *operations: str, prefix: str = "") -> KeyVault
     return KeyVaultKeyCustody(url, identity(m365, *operations), ca_bundle=str(m365.ca_file))
 
 
+# files
+
+
+def test_a_place_that_is_no_directory_is_told_and_no_fault_of_ours(tmp_path: Path) -> None:
+    passphrase = tmp_path / "passphrase"
+    create_passphrase(passphrase)
+    for use in (
+        FileCustody(passphrase / "keys", passphrase).create,
+        lambda: FileCustody(passphrase / "keys", passphrase).destroy("A" * 43),
+        lambda: create_passphrase(passphrase / "keys" / "passphrase"),
+    ):
+        with pytest.raises(StoreUnavailable, match="vault's keys"):
+            use()
+
+
 # a Key Vault's secret
 
 

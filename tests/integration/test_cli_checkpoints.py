@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
 import sqlite3
 from typing import Any
 
 import pytest
-from desk import CONTOSO, SUSPENDED, Desk, one_line, run
+from desk import CONTOSO, SUSPENDED, Desk, as_its_owner, one_line, run
 
 from crypto.stores import LEDGER_KEY
 from domain.events import CheckpointSigned
 from domain.ids import LEDGER
-
-CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, PR_CAPBSET_DROP = 1, 2, 24
 
 
 def verification(desk: Desk, *words: str) -> dict[str, Any]:
@@ -59,14 +55,6 @@ def test_a_command_that_appends_nothing_signs_nothing(desk: Desk, words: list[st
     before = desk.opened().store.last_position()
     desk.type(*words)
     assert desk.opened().store.last_position() == before
-
-
-def as_its_owner() -> None:
-    """Even root is then held to what a file's mode allows its owner."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    for capability in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
-        if os.getuid() == 0 and libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) != 0:
-            raise OSError(ctypes.get_errno(), "prctl")
 
 
 def test_who_may_not_read_the_ledger_key_leaves_the_checkpoint_to_the_next(desk: Desk) -> None:

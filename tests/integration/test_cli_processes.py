@@ -12,7 +12,7 @@ import sys
 from secrets import token_hex
 
 import pytest
-from desk import CLIENT, CONTOSO, TENANTRY, Desk, environment, one_line, run, said_until
+from desk import CLIENT, CONTOSO, TENANTRY, Desk, as_its_owner, environment, one_line, run, said_until
 
 from domain.ids import ENTRA, credential_stream, tenant_id
 
@@ -43,6 +43,18 @@ def test_a_full_disk_during_put_changes_nothing(desk: Desk) -> None:
     state = desk.opened()
     assert state.secrets.names("credential-") == []
     assert state.store.last_position() == before
+
+
+def test_keys_that_may_not_be_written_are_no_full_disk(desk: Desk) -> None:
+    keys = desk.state / "keys"
+    before = sorted(keys.iterdir())
+    keys.chmod(0o500)
+    said = run(desk, "vault", "rotate", before=as_its_owner)
+    assert (said.code, "this user may not" in one_line(said.err)) == (2, True)
+    said = run(desk, "init", "--state", "new", before=as_its_owner, TENANTRY_VAULT_PASSPHRASE_FILE=f"{keys}/a/b")
+    assert (said.code, "this user may not" in one_line(said.err)) == (2, True)
+    keys.chmod(0o700)
+    assert sorted(keys.iterdir()) == before
 
 
 def test_a_full_disk_during_export_leaves_no_file(desk: Desk) -> None:
