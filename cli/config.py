@@ -149,7 +149,7 @@ def _refuse_unknown(file: File, origin: str) -> None:
 def _absolute(url: str, scheme: str, cwd: Path) -> str:
     """`file:///a` stays; `file:///.a` lies in the current directory. URLs of services stay as they are."""
     if not url.startswith(f"{scheme}:///"):
-        if urlsplit(url).scheme in ("", scheme):
+        if url.partition(":")[0] in (scheme, url):
             raise Malformed("URL", without_secrets(url), f"{scheme}:///path or the URL of a service")
         return url
     path = url.removeprefix(f"{scheme}://")
@@ -160,12 +160,19 @@ def _cloud(name: str, cloud: Cloud, cwd: Path) -> Cloud:
     for host in ("login", "graph", "exchange", "compliance", "activity"):
         if host == "activity" and not cloud.activity:
             continue
-        parts = urlsplit(getattr(cloud, host))
-        if parts.scheme != "https" or not parts.hostname or parts.path not in ("", "/") or parts.query:
+        if not _is_origin(getattr(cloud, host)):
             shown = without_secrets(getattr(cloud, host))
             raise Malformed(f"{host} of cloud {name}", shown, "an origin such as https://host[:port]")
     bundle = cloud.ca_bundle and str(cwd / cloud.ca_bundle)
     return msgspec.structs.replace(cloud, ca_bundle=bundle)
+
+
+def _is_origin(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme == "https" and bool(parts.hostname) and parts.path in ("", "/") and not parts.query
 
 
 def _path(cwd: Path, value: str) -> str:

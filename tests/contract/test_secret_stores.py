@@ -281,10 +281,22 @@ def test_a_file_url_opens_a_directory(tmp_path: Path) -> None:
     assert (tmp_path / "a b" / "event-key.secret").exists()
 
 
-@pytest.mark.parametrize("url", ["", "secrets", "file://secrets", "http://x.example", "https://", "https://x/y"])
-def test_another_url_is_no_secret_store(url: str) -> None:
-    with pytest.raises(Malformed):
+def test_what_ends_the_path_of_other_urls_is_part_of_a_directory_s_name(tmp_path: Path) -> None:
+    open_secret_store(settings_with(f"file://{tmp_path}/a#b?c")).put("event-key", b"x")
+    assert (tmp_path / "a#b?c" / "event-key.secret").exists()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("", "secrets", "file://secrets", "http://x.example", "https://", "https://x/y", "https://[abc"),
+        *("https://x:port", "https://x?sig=hunter2", "https://x#hunter2", "https://user:hunter2@x.vault.azure.net/"),
+    ],
+)
+def test_another_url_is_no_secret_store_and_no_password_in_it_is_quoted(url: str) -> None:
+    with pytest.raises(Malformed, match="secret store") as refusal:
         open_secret_store(settings_with(url))
+    assert "hunter2" not in str(refusal.value)
 
 
 def test_of_what_others_have_put_during_an_exchange_in_a_key_vault_the_newest_stands() -> None:

@@ -324,14 +324,19 @@ def test_a_key_type_that_the_custody_has_not_is_malformed(tmp_path: Path, custod
 
 
 @pytest.mark.parametrize(
-    "name", ["", "nowhere", "file:///x", "https://x.vault.azure.net", "https://x/keys/", "http://x/keys/a"]
+    "name",
+    [
+        *("", "nowhere", "file:///x", "https://x.vault.azure.net", "https://x/keys/", "http://x/keys/a"),
+        "https://user:hunter2@x.vault.azure.net/keys/a",
+    ],
 )
-def test_a_custody_that_is_none_is_malformed(tmp_path: Path, name: str) -> None:
+def test_a_custody_that_is_none_is_malformed_and_no_password_in_it_is_quoted(tmp_path: Path, name: str) -> None:
     settings = Settings(
         state=str(tmp_path), eventstore="memory:", secrets="file:///x", batches="file:///x", clouds={}, custody=name
     )
-    with pytest.raises(Malformed):
+    with pytest.raises(Malformed) as refusal:
         open_custody(settings).current()
+    assert "hunter2" not in str(refusal.value)
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,11 @@ REFUSED: dict[str, tuple[str, type[TenantryError], str]] = {
     "a value of the wrong type": ("[eventstore]\nurl = 5\n", Unreadable, "tenantry.toml"),
     "a cloud without hosts": ('[clouds.lab]\nlogin = "https://x"\n', Unreadable, "clouds"),
     "a host without TLS": (f"[clouds.lab]\n{HOSTS.replace('https', 'http')}", Malformed, "login of cloud lab"),
+    "a host in half a bracket": (
+        f"[clouds.lab]\n{HOSTS.replace('localhost', '[abc')}",
+        Malformed,
+        "login of cloud lab",
+    ),
     "a relative URL": ('[secrets]\nurl = "file://here"\n', Malformed, "file://here"),
     "no actors": ("[ray]\ntenant_actors = 0\n", Malformed, "ray.tenant_actors"),
     "too many actors": ("[ray]\ntenant_actors = 257\n", Malformed, "ray.tenant_actors"),
