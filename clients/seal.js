@@ -196,39 +196,28 @@ const SEQUENCE = 0x30;
 const UTC_TIME = 0x17;
 const GENERALIZED_TIME = 0x18;
 const VERSION = 0xa0;
-/** Algorithm identifier, as hex, to what WebCrypto calls it: to import a key, and to sign with it. */
-const KEY_ALGORITHMS = {
-  "300d06092a864886f70d0101010500": [{ name: "RSASSA-PKCS1-v1_5", hash: "SHA-256" }, "RSASSA-PKCS1-v1_5"],
-  "301306072a8648ce3d020106082a8648ce3d030107": [
-    { name: "ECDSA", namedCurve: "P-256" },
-    { name: "ECDSA", hash: "SHA-256" },
-  ],
-  "301006072a8648ce3d020106052b81040022": [
-    { name: "ECDSA", namedCurve: "P-384" },
-    { name: "ECDSA", hash: "SHA-384" },
-  ],
-};
-const PRIVATE_LABELS = ["PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY"];
+/** The algorithm identifier of RSA keys, as hex: Entra ID takes no others. */
+const RSA = "300d06092a864886f70d0101010500";
+const SIGNING = { name: "RSASSA-PKCS1-v1_5", hash: "SHA-256" };
+const PRIVATE_LABELS = ["PRIVATE KEY", "RSA PRIVATE KEY"];
 
 /** notAfter of the certificate, as ISO 8601. What the private key signs, the certificate's public key verifies. */
 async function checkPair({ certificate_pem, private_key_pem }) {
   const certificate = readPem(certificate_pem, ["CERTIFICATE"], "certificate");
   const { notAfter, publicKey, algorithm } = readCertificate(certificate.der);
-  const known = KEY_ALGORITHMS[toHex(algorithm)];
-  check(known, "certificate", "one with an RSA key, or an EC key on P-256 or P-384");
+  check(toHex(algorithm) === RSA, "certificate", "one with an RSA key, the only kind that can sign in");
   const { label, der } = readPem(private_key_pem, PRIVATE_LABELS, "private key");
   const pkcs8 = label === "PRIVATE KEY" ? der : asPkcs8(algorithm, der);
-  const [imported, signing] = known;
   const probe = new Uint8Array(32);
   try {
     const [signer, verifier] = await Promise.all([
-      crypto.subtle.importKey("pkcs8", pkcs8, imported, false, ["sign"]),
-      crypto.subtle.importKey("spki", publicKey, imported, false, ["verify"]),
+      crypto.subtle.importKey("pkcs8", pkcs8, SIGNING, false, ["sign"]),
+      crypto.subtle.importKey("spki", publicKey, SIGNING, false, ["verify"]),
     ]).catch(() => {
-      throw new Malformed("private key", "an unencrypted PEM private key of the same kind as the certificate's");
+      throw new Malformed("private key", "an unencrypted PEM private key, RSA like the certificate's");
     });
-    const signature = await crypto.subtle.sign(signing, signer, probe);
-    const matches = await crypto.subtle.verify(signing, verifier, signature, probe);
+    const signature = await crypto.subtle.sign(SIGNING.name, signer, probe);
+    const matches = await crypto.subtle.verify(SIGNING.name, verifier, signature, probe);
     check(matches, "private key", "the private key of the certificate next to it");
   } finally {
     der.fill(0);

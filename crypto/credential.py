@@ -5,22 +5,24 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Any, NoReturn, TypeAlias, cast
 
 import msgspec
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from crypto.certificate import spki
 from crypto.secret import Secret
 from domain.errors import EnvelopeRejected, Malformed
 from domain.events import CredentialKind
-from domain.ids import tenant_id
 
 AZURE_POWERSHELL = "1950a258-227b-4e31-a9cf-717495945fc2"
 """Microsoft's public client that accepts user names and passwords without an app registration."""
+_GUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _MAX_TEXT = 256
 _MAX_SECRET = 1024
 _MAX_PEM = 12 * 1024
@@ -64,13 +66,19 @@ Credential: TypeAlias = AppCertificate | AppSecret | ServiceAccount
 
 
 def encode(credential: Credential) -> Secret:
-    """Raises `Malformed` for what cannot sign in: no GUID, nothing in a field, a certificate without its key."""
+    """Raises `Malformed` for what cannot sign in: no GUID, nothing in a field, a certificate without its key, or with a
+    key that is not RSA."""
     _check(credential)
+    if isinstance(credential, AppCertificate):
+        public = _certificate(credential).public_key()
+        if not isinstance(public, rsa.RSAPublicKey):
+            raise Malformed("certificate", "...", "a certificate with an RSA key, the only kind that can sign in")
     return Secret(msgspec.json.encode(credential))
 
 
 def decode(secret: Secret) -> Credential:
-    """Raises `EnvelopeRejected`, which quotes nothing: a sealed payload is whatever its writer put in."""
+    """Raises `EnvelopeRejected`, which quotes nothing: a sealed payload is whatever its writer put in. A certificate
+    with another kind of key opens: signing in tells what is wrong with it."""
     try:
         credential = cast(Credential, msgspec.json.decode(secret.reveal(), type=Credential))
         _check(credential)
@@ -100,10 +108,8 @@ def expires_of(credential: Credential) -> datetime | None:
 
 
 def _check(credential: Credential) -> None:
-    try:
-        tenant_id(credential.client_id)
-    except Malformed:
-        raise Malformed("client id", "...", "the application (client) id, a GUID") from None
+    if not _GUID.fullmatch(credential.client_id):
+        raise Malformed("client id", "...", "the application (client) id, a GUID")
     match credential:
         case AppCertificate():
             _check_pair(credential)
@@ -136,7 +142,7 @@ def _check_pair(credential: AppCertificate) -> None:
     try:
         certified = spki(certificate.public_key())
     except (ValueError, UnsupportedAlgorithm):
-        raise Malformed("certificate", "...", "a certificate of a kind of key that can sign in") from None
+        raise Malformed("certificate", "...", "a certificate of a kind of key that is known") from None
     if public != certified:
         raise Malformed("private key", "...", "the private key of the certificate next to it")
 

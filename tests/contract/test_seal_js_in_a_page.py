@@ -25,7 +25,7 @@ return answers;
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: seal.js is not run in a page")
 def test_a_browser_page_seals_what_python_opens(tmp_path: Path) -> None:
-    given_ = [app_secret(secret="pässwörd 😀 e\u0301"), service_account(), app_certificate(), app_certificate("p-256")]
+    given_ = [app_secret(secret="pässwörd 😀 e\u0301"), service_account(), app_certificate()]
     requests = [request(one, fingerprint=fingerprint(vault().active)) for one in given_]
     requests += [request(app_secret(), fingerprint="lusab-babad"), request(app_certificate(private_key_pem="x"))]
     answered = answered_in_page(SCRIPT, {"seal.js": CLIENTS / "seal.js"}, requests, tmp_path)

@@ -259,15 +259,14 @@ def of_kind(sealed: payloads.Credential, kind: str) -> bool:
     return sealed.certificate_pem == certificate(kind) and sealed.private_key_pem == private_pem(kind)
 
 
-@pytest.mark.parametrize("kind", ["rsa", "p-256", "p-384"])
-def test_a_certificate_and_its_key_come_out_of_a_pfx_file(desk: Desk, kind: str) -> None:
+def test_a_certificate_and_its_key_come_out_of_a_pfx_file(desk: Desk) -> None:
     password = f"{secrets.token_urlsafe(10)}äß"
     file = desk.directory / "app.pfx"
-    file.write_bytes(pfx(password, kind=kind, leaf=kind))
+    file.write_bytes(pfx(password))
 
     sealed = desk.seal(*CERTIFICATE, "--certificate", str(file), "--password-fd", desk.handed(password.encode()))
 
-    assert of_kind(sealed, kind)
+    assert of_kind(sealed, "rsa")
     assert desk.said == ""
 
 
@@ -325,6 +324,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: pfx(WORD, leaf=None, others=["another rsa"]),
         "the certificate of its private key",
     ),
+    "a key on a curve": (lambda: pfx(WORD, kind="p-256", leaf="p-256"), "a certificate with an RSA key"),
     "nothing but a key": (lambda: pfx(WORD, leaf=None), "the certificate of its private key"),
     "a file cut short": (lambda: whole()[:-40], "or a PFX file"),
     "a certificate alone in DER": (lambda: b"\x30\x82\x01\x00" + bytes(256), "or a PFX file"),

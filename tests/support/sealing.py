@@ -72,8 +72,6 @@ def private_key(kind: str) -> PrivateKey:
             return rsa.generate_private_key(public_exponent=65537, key_size=2048)
         case "p-256":
             return ec.generate_private_key(ec.SECP256R1())
-        case "p-384":
-            return ec.generate_private_key(ec.SECP384R1())
         case _:
             return ed25519.Ed25519PrivateKey.generate()
 

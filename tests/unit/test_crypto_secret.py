@@ -16,7 +16,7 @@ import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from rich.pretty import pretty_repr
 
 from crypto import credential as credentials
@@ -27,15 +27,21 @@ from crypto.secret import Secret
 from crypto.transit import TransitKey
 from domain.errors import EnvelopeRejected, Malformed, NotAllowed
 
+PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
-def certificate(days: int = 90) -> tuple[str, str, datetime]:
+
+def rsa_key() -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
+def certificate(days: int = 90, make: Callable[[], PrivateKey] = rsa_key) -> tuple[str, str, datetime]:
     """A self-signed certificate, its key and its end."""
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = make()
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "collector")])
     start = datetime.now(UTC).replace(microsecond=0)
     end = start + timedelta(days=days)
     made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), start, end).sign(
-        key, hashes.SHA256()
+        key, None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
     )
     pem = serialization.Encoding.PEM
     private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
@@ -160,6 +166,8 @@ def unusable() -> list[Credential]:
     client = str(uuid4())
     return [
         AppSecret(client_id="not-a-guid-" + secrets.token_hex(4), secret=secrets.token_hex(8)),
+        AppSecret(client_id=f"{{{client}}}", secret=secrets.token_hex(8)),
+        AppSecret(client_id=client.replace("-", ""), secret=secrets.token_hex(8)),
         AppSecret(client_id=client, secret=""),
         AppSecret(client_id=client, secret="two\nlines"),
         AppCertificate(client_id=client, certificate_pem=certificate_of_no_known_key(), private_key_pem=private),
@@ -174,7 +182,7 @@ def unusable() -> list[Credential]:
 def certificate_of_no_known_key() -> str:
     """A certificate whose key has an algorithm that nobody has heard of."""
     public, _, _ = certificate()
-    known, unknown = bytes.fromhex("2a8648ce3d0201"), bytes.fromhex("2a8648ce3d027f")
+    known, unknown = bytes.fromhex("2a864886f70d010101"), bytes.fromhex("2a864886f70d01017f")
     der = x509.load_pem_x509_certificate(public.encode()).public_bytes(serialization.Encoding.DER)
     assert known in der
     return (
@@ -197,6 +205,19 @@ def test_what_cannot_sign_in_is_neither_sealed_nor_read(credential: Credential) 
     with pytest.raises(EnvelopeRejected) as refusal:
         credentials.decode(Secret(msgspec.json.encode(credential)))
     assert not hidden(credential) or hidden(credential) not in str(refusal.value)
+
+
+def curve_key() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP521R1())
+
+
+@pytest.mark.parametrize("make", [curve_key, ed25519.Ed25519PrivateKey.generate])
+def test_a_certificate_without_an_rsa_key_is_not_sealed_and_still_read(make: Callable[[], PrivateKey]) -> None:
+    public, private, _ = certificate(make=make)
+    credential = AppCertificate(client_id=str(uuid4()), certificate_pem=public, private_key_pem=private)
+    with pytest.raises(Malformed, match="an RSA key"):
+        credentials.encode(credential)
+    assert credentials.decode(Secret(msgspec.json.encode(credential))) == credential
 
 
 @pytest.mark.parametrize(
