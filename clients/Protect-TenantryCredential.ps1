@@ -46,7 +46,8 @@ entra (the default) signs in to Microsoft 365, exchange-server to the tenant's o
 PFX file with the certificate and its RSA private key.
 
 .PARAMETER Expires
-When a client secret or a password expires. A certificate says it itself.
+When a client secret or a password expires: an ISO 8601 date such as 2027-03-01, or a time such as
+2027-03-01T12:00:00+01:00, in UTC unless it names its zone. A certificate says it itself.
 
 .PARAMETER OutFile
 Write the sealed credential to this file. Left out, it goes to the pipeline as text.
@@ -97,7 +98,8 @@ param(
     [Parameter(ParameterSetName = 'Seal')]
     [string] $Certificate,
     [Parameter(ParameterSetName = 'Seal')]
-    [Nullable[datetime]] $Expires,
+    [ValidateNotNullOrEmpty()]
+    [string] $Expires,
     [Parameter(ParameterSetName = 'Seal')]
     [string] $OutFile,
     [Parameter(Mandatory = $true, ParameterSetName = 'SelfTest')]
@@ -114,6 +116,7 @@ $Typ = 'tenantry-credential+jwe'
 $HeaderForm = '{{"alg":"{0}","enc":"{1}","kid":"{2}","typ":"{3}","tid":"{4}","slot":"{5}"}}'
 $AzurePowerShell = '1950a258-227b-4e31-a9cf-717495945fc2'
 $MinKeyBits = 2048
+$MaxKeyBits = 16384
 $MaxJwksBytes = 65536
 $MaxPayload = 16384
 $MaxText = 256
@@ -121,6 +124,12 @@ $MaxSecret = 1024
 $MaxPem = 12288
 $PrivateMembers = 'd', 'p', 'q', 'dp', 'dq', 'qi', 'oth', 'k'
 $GuidForm = '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\z'
+[string[]] $MomentForms = @(
+    'yyyy-MM-dd'
+    "yyyy-MM-dd'T'HH:mmK"
+    "yyyy-MM-dd'T'HH:mm:ssK"
+    "yyyy-MM-dd'T'HH:mm:ss.FFFFFFFK"
+)
 $Desktop = $PSVersionTable.PSEdition -ne 'Core'
 $AesGcm = 'System.Security.Cryptography.AesGcm' -as [type]
 
@@ -247,25 +256,31 @@ function Read-Member([object] $Jwk, [string] $Name, [string] $Otherwise) {
 }
 
 function Read-VaultKey([string] $Text) {
-    $refusal = New-Refusal 'vault public key' "a JWK or JWKS with a public RSA key of $MinKeyBits bits or more"
-    $jwk = ConvertFrom-Json -InputObject $Text
-    if ($jwk -isnot [System.Management.Automation.PSCustomObject]) { throw $refusal }
-    if ($jwk.PSObject.Properties['keys']) { $jwk = @($jwk.keys) | Select-Object -First 1 }
-    if ($jwk -isnot [System.Management.Automation.PSCustomObject]) { throw $refusal }
-    foreach ($name in $PrivateMembers) {
-        if ($jwk.PSObject.Properties[$name]) {
-            throw (New-Refusal 'vault public key' 'its public half only; treat that private key as disclosed')
+    $bounds = "$MinKeyBits to $MaxKeyBits bits"
+    $refusal = New-Refusal 'vault public key' "a JWK or JWKS with a public RSA key of $bounds"
+    $document = ConvertFrom-Json -InputObject $Text
+    if ($document -isnot [System.Management.Automation.PSCustomObject]) { throw $refusal }
+    [object[]] $keys = @($document)
+    if ($document.PSObject.Properties['keys']) { $keys = @($document.keys) }
+    if ($keys.Length -eq 0) { throw $refusal }
+    foreach ($jwk in $keys) {
+        if ($jwk -isnot [System.Management.Automation.PSCustomObject]) { throw $refusal }
+        foreach ($name in $PrivateMembers) {
+            if ($jwk.PSObject.Properties[$name]) {
+                throw (New-Refusal 'vault public key' 'its public half only; treat that private key as disclosed')
+            }
         }
     }
+    $jwk = $keys[0]
     $modulus = Read-Member $jwk 'n' ''
     $known = (Read-Member $jwk 'kty' '') -ceq 'RSA' -and (Read-Member $jwk 'e' '') -ceq 'AQAB'
     $meant = (Read-Member $jwk 'use' 'enc') -ceq 'enc' -and (Read-Member $jwk 'alg' $Alg) -ceq $Alg
-    if (-not ($known -and $meant -and $modulus -is [string] -and $modulus.Length -le 2048)) { throw $refusal }
+    if (-not ($known -and $meant -and $modulus -is [string])) { throw $refusal }
     [byte[]] $number = ConvertFrom-Base64Url $modulus
     $bits = 8 * ($number.Length - 1)
     if ($number.Length -eq 0 -or $number[0] -eq 0) { throw $refusal }
     for ($first = [int] $number[0]; $first -gt 0; $first = $first -shr 1) { $bits++ }
-    if ($bits -lt $MinKeyBits) { throw $refusal }
+    if ($bits -lt $MinKeyBits -or $bits -gt $MaxKeyBits) { throw $refusal }
     [byte[]] $digest = Get-TextDigest ('{"e":"AQAB","kty":"RSA","n":"' + $modulus + '"}')
     $thumbprint = ConvertTo-Base64Url $digest
     if ((Read-Member $jwk 'kid' $thumbprint) -cne $thumbprint) {
@@ -556,6 +571,22 @@ function Read-Pfx([string] $Path, [System.Security.SecureString] $Password) {
 
 # What is asked for: identity, expiry, and the fields of the payload
 
+function Read-Moment([string] $Text) {
+    if (-not $Text) { return $null }
+    $culture = [cultureinfo]::InvariantCulture
+    $assumed = [System.Globalization.DateTimeStyles]::AssumeUniversal
+    $adjusted = [System.Globalization.DateTimeStyles]::AdjustToUniversal
+    $read = [datetime]::MinValue
+    if (-not [datetime]::TryParseExact($Text, $MomentForms, $culture, ($assumed -bor $adjusted), [ref] $read)) {
+        throw (New-Refusal 'expiry' 'an ISO 8601 date or time, such as 2027-03-01 or 2027-03-01T00:00:00Z')
+    }
+    $read
+}
+
+function ConvertTo-MomentText([datetime] $Moment) {
+    $Moment.ToUniversalTime().ToString("yyyy'-'MM'-'dd'T'HH':'mm':'ss'Z'", [cultureinfo]::InvariantCulture)
+}
+
 function Read-Secret([string] $Prompt) {
     if ($null -ne $Secret) { return $Secret }
     Read-Host -Prompt $Prompt -AsSecureString
@@ -563,7 +594,7 @@ function Read-Secret([string] $Prompt) {
 
 function Read-AppCertificate {
     if (-not $Certificate) { throw (New-Refusal 'certificate' '-Certificate with a PFX file') }
-    if ($null -ne $Expires) { throw (New-Refusal 'expiry' 'none beside a certificate, which says it itself') }
+    if ($Expires) { throw (New-Refusal 'expiry' 'none beside a certificate, which says it itself') }
     $pfx = Read-Pfx $Certificate (Read-Secret "Password of $Certificate")
     $fields = [ordered]@{ client_id = $ClientId.ToCharArray() }
     $fields['certificate_pem'] = $pfx.CertificatePem
@@ -572,14 +603,16 @@ function Read-AppCertificate {
 }
 
 function Read-AppSecret {
+    $end = Read-Moment $Expires
     $characters = Copy-SecureText (Read-Secret "Client secret of $ClientId")
     Assert-Text $characters 'client secret' $MaxSecret
     $fields = [ordered]@{ client_id = $ClientId.ToCharArray() }
     $fields['secret'] = $characters
-    @{ Identity = $ClientId; Expires = $Expires; Fields = $fields }
+    @{ Identity = $ClientId; Expires = $end; Fields = $fields }
 }
 
 function Read-ServiceAccount {
+    $end = Read-Moment $Expires
     $account = $Credential
     if ($null -eq $account -and -not $UserName) { $account = Get-Credential -Message "Account of tenant $Tenant" }
     if ($null -eq $account -and -not $UserName) { throw (New-Refusal 'user name' '-UserName, or an answer') }
@@ -591,7 +624,7 @@ function Read-ServiceAccount {
     $fields = [ordered]@{ username = $name.ToCharArray() }
     $fields['password'] = $characters
     $fields['client_id'] = $(if ($ClientId) { $ClientId } else { $AzurePowerShell }).ToCharArray()
-    @{ Identity = $name; Expires = $Expires; Fields = $fields }
+    @{ Identity = $name; Expires = $end; Fields = $fields }
 }
 
 function Read-Given([string] $Name) {
@@ -627,8 +660,7 @@ function Protect-Given {
     }
     $expiry = 'null'
     if ($null -ne $given.Expires) {
-        $moment = ([datetime] $given.Expires).ToUniversalTime()
-        $expiry = '"' + $moment.ToString("yyyy'-'MM'-'dd'T'HH':'mm':'ss'Z'", [cultureinfo]::InvariantCulture) + '"'
+        $expiry = '"' + (ConvertTo-MomentText $given.Expires) + '"'
     }
     '{"tenant":' + (ConvertTo-JsonText $tid) + ',"slot":' + (ConvertTo-JsonText $place) + ',"kind":' +
         (ConvertTo-JsonText $name) + ',"identity":' + (ConvertTo-JsonText $given.Identity) + ',"expires":' + $expiry +
@@ -685,6 +717,14 @@ $PayloadVector = @{
     )
 }
 
+$MomentVector = @{
+    Day = '2027-03-01'
+    Zoneless = '2027-03-01T12:30:45'
+    ZonelessUtc = '2027-03-01T12:30:45Z'
+    Zoned = '2027-03-01T01:30:00+01:30'
+    ZonedUtc = '2027-03-01T00:00:00Z'
+}
+
 function Test-Equal([byte[]] $One, [byte[]] $Other) {
     [BitConverter]::ToString($One) -ceq [BitConverter]::ToString($Other)
 }
@@ -704,6 +744,14 @@ function Test-KeyVector {
 
 function Test-DigestVector {
     (ConvertTo-Hex (Get-TextDigest $DigestVector.Text)) -ceq $DigestVector.Digest
+}
+
+function Test-MomentVector {
+    $day = ConvertTo-MomentText (Read-Moment $MomentVector.Day)
+    $zoneless = ConvertTo-MomentText (Read-Moment $MomentVector.Zoneless)
+    $zoned = ConvertTo-MomentText (Read-Moment $MomentVector.Zoned)
+    $midnight = $MomentVector.ZonedUtc
+    $day -ceq $midnight -and $zoneless -ceq $MomentVector.ZonelessUtc -and $zoned -ceq $midnight
 }
 
 function Test-PayloadVector {
@@ -777,6 +825,7 @@ function Test-Client {
         @{ Check = "$Cbc as in $($CbcVector.Source)"; Possible = $true; Run = { Test-CbcVector } }
         @{ Check = "Thumbprint as in $($KeyVector.Source), and its words"; Possible = $true; Run = { Test-KeyVector } }
         @{ Check = "Digest as in $($DigestVector.Source)"; Possible = $true; Run = { Test-DigestVector } }
+        @{ Check = 'Dates and times without a zone are UTC'; Possible = $true; Run = { Test-MomentVector } }
         @{ Check = 'Payload with characters that JSON escapes'; Possible = $true; Run = { Test-PayloadVector } }
         @{ Check = "Sealed with $Cbc and opened"; Possible = $true; Run = { Test-Envelope $false } }
         @{ Check = "Sealed with $Gcm and opened"; Possible = $gcmThere; Run = { Test-Envelope $true } }

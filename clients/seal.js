@@ -20,6 +20,7 @@ const SLOTS = ["entra", "exchange-server"];
 const AZURE_POWERSHELL = "1950a258-227b-4e31-a9cf-717495945fc2";
 
 const MIN_KEY_BITS = 2048;
+const MAX_KEY_BITS = 16384;
 const MAX_JWKS_CHARACTERS = 64 * 1024;
 const MAX_PAYLOAD_BYTES = 16 * 1024;
 const MAX_TEXT = 256;
@@ -40,7 +41,7 @@ export class Malformed extends Error {
 }
 
 const GUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
-const MOMENT = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)$/;
+const MOMENT = /^(\d{4}-\d\d-\d\d)(?:T(\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?)(Z|[+-]\d\d:\d\d)?)?$/;
 /** RFC 3339 has years of four digits. */
 const FIRST_MOMENT = Date.parse("0001-01-01T00:00:00Z");
 const LAST_MOMENT = Date.parse("9999-12-31T23:59:59Z");
@@ -91,7 +92,8 @@ const KINDS = {
  * credential   { kind: "app-secret", client_id, secret }
  *              { kind: "service-account", username, password, client_id? }
  *              { kind: "app-certificate", client_id, certificate_pem, private_key_pem }
- * expires      when a secret expires: a Date, ISO 8601 text with its zone, or nothing; a certificate says it itself
+ * expires      when a secret expires: a Date, ISO 8601 text (a date or a time, in UTC unless it names its zone), or
+ *              nothing; a certificate says it itself
  */
 export async function sealCredential({ jwks, fingerprint, tenant, slot, credential, expires = null }) {
   const key = await readPublicKey(jwks);
@@ -120,18 +122,18 @@ export async function sealCredential({ jwks, fingerprint, tenant, slot, credenti
 /** The key to seal to: { recipient, thumbprint, fingerprint }. A page shows the fingerprint to be compared. */
 export async function readPublicKey(jwks) {
   const what = "vault public key";
-  const expected = `a JWK or JWKS with a public RSA key of ${MIN_KEY_BITS} bits or more`;
+  const expected = `a JWK or JWKS with a public RSA key of ${MIN_KEY_BITS} to ${MAX_KEY_BITS} bits`;
   check(globalThis.crypto?.subtle, "page", "https or localhost: browsers have no WebCrypto elsewhere");
   const document = typeof jwks === "string" ? parseJson(jwks, what, expected) : jwks;
-  const members = Array.isArray(document?.keys) ? document.keys[0] : document;
-  check(members !== null && typeof members === "object" && !("keys" in members), what, expected);
-  const disclosed = PRIVATE_MEMBERS.some((name) => name in members);
+  const keys = isObject(document) && Object.hasOwn(document, "keys") ? document.keys : [document];
+  check(Array.isArray(keys) && keys.length > 0 && keys.every(isObject), what, expected);
+  const disclosed = keys.some((key) => PRIVATE_MEMBERS.some((name) => Object.hasOwn(key, name)));
   check(!disclosed, what, "its public half only; treat that private key as disclosed");
-  const { kty, n, e, use = "enc", alg = ALG, kid } = members;
+  const { kty, n, e, use = "enc", alg = ALG, kid } = keys[0];
   check(kty === "RSA" && use === "enc" && alg === ALG && e === "AQAB" && typeof n === "string", what, expected);
   const modulus = fromBase64url(n, what, expected);
   const bits = modulus.length * 8 - Math.clz32(modulus[0] ?? 0) + 24;
-  check(modulus[0] !== 0 && bits >= MIN_KEY_BITS, what, expected);
+  check(modulus[0] !== 0 && bits >= MIN_KEY_BITS && bits <= MAX_KEY_BITS, what, expected);
   const digest = await sha256(JSON.stringify({ e, kty, n }));
   const thumbprint = toBase64url(digest);
   check(kid === undefined || kid === thumbprint, what, "a key whose kid is its RFC 7638 thumbprint");
@@ -158,12 +160,16 @@ function checkedPayload(credential) {
 
 function moment(expires) {
   if (expires == null) return null;
-  const written = typeof expires === "string" && MOMENT.test(expires);
-  const at = written ? new Date(expires) : expires;
-  const known = at instanceof Date && at.getTime() >= FIRST_MOMENT && at.getTime() <= LAST_MOMENT &&
-    (!written || isDay(expires.slice(0, 10)));
-  check(known, "expiry", "an ISO 8601 time with its zone, such as 2027-03-01T00:00:00Z");
+  const at = typeof expires === "string" ? readMoment(expires) : expires;
+  const known = at instanceof Date && at.getTime() >= FIRST_MOMENT && at.getTime() <= LAST_MOMENT;
+  check(known, "expiry", "an ISO 8601 date or time, such as 2027-03-01 or 2027-03-01T00:00:00Z");
   return at.toISOString();
+}
+
+/** A date begins at midnight; without a zone it is UTC. */
+function readMoment(text) {
+  const [, day, time = "00:00", zone = "Z"] = MOMENT.exec(text) ?? [];
+  return isDay(day) ? new Date(`${day}T${time}${zone}`) : null;
 }
 
 /** Where 30 February is read as 2 March, it is a mistake all the same. */
@@ -297,6 +303,10 @@ function readPem(value, labels, what) {
 
 function check(holds, what, expected) {
   if (!holds) throw new Malformed(what, expected);
+}
+
+function isObject(value) {
+  return value !== null && typeof value === "object" && !Array.isArray(value);
 }
 
 function parseJson(value, what, expected) {

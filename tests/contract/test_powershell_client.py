@@ -8,21 +8,30 @@ import secrets
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, pkcs12
-from sealing import CLIENTS, TENANT, certificate, opened, private_key, vault
+from sealing import CLIENTS, TENANT, certificate, jwks, opened, private_key, vault
 from vectors import GOOD, VECTORS, keyring, named, opened_secret
 
 from cli.sealing import SealedCredential, parse_sealed
 from crypto import credential as payloads
 from crypto import envelope, jwe
-from crypto.keyring import MAX_JWKS_BYTES, MIN_KEY_BITS, VaultPublicKey, fingerprint, public_jwks
+from crypto.keyring import (
+    MAX_JWKS_BYTES,
+    MAX_KEY_BITS,
+    MIN_KEY_BITS,
+    VaultPublicKey,
+    fingerprint,
+    public_jwks,
+)
 from domain.ids import ENTRA, SLOTS, TenantId
 
 SCRIPT = CLIENTS / "Protect-TenantryCredential.ps1"
 TEXT = SCRIPT.read_bytes().decode("ascii")
+INPUTS: dict[str, Any] = json.loads((Path(__file__).parent / "vectors" / "inputs.json").read_text())
 POWERSHELLS = [shutil.which(name) for name in ("pwsh", "powershell")]
 POWERSHELL = next((found for found in POWERSHELLS if found), None)
 needs_powershell = pytest.mark.skipif(POWERSHELL is None, reason="No PowerShell here: the script is read, not run")
@@ -92,9 +101,10 @@ def test_every_parameter_is_explained_and_there_are_examples() -> None:
     assert all(section in HELP for section in (".SYNOPSIS", ".DESCRIPTION"))
 
 
-def test_a_fingerprint_that_is_named_is_never_empty() -> None:
-    """One that a misspelt variable leaves empty would be compared with nothing."""
-    assert re.search(r"\[ValidateNotNullOrEmpty\(\)\]\n +\[string\] \$Fingerprint,", CODE)
+@pytest.mark.parametrize("parameter", ["Fingerprint", "Expires"])
+def test_what_is_named_is_never_empty(parameter: str) -> None:
+    """What a misspelt variable leaves empty would be no fingerprint to compare with, and no expiry."""
+    assert re.search(rf"\[ValidateNotNullOrEmpty\(\)\]\n +\[string\] \${parameter},", CODE)
 
 
 def test_a_check_of_the_self_test_that_ends_in_an_error_is_listed_like_the_others() -> None:
@@ -122,6 +132,7 @@ CONSTANTS: dict[str, object] = {
     "Typ": envelope.TYP,
     "AzurePowerShell": payloads.AZURE_POWERSHELL,
     "MinKeyBits": MIN_KEY_BITS,
+    "MaxKeyBits": MAX_KEY_BITS,
     "MaxJwksBytes": MAX_JWKS_BYTES,
     "MaxPayload": jwe.MAX_PAYLOAD,
     "MaxText": 256,
@@ -194,6 +205,19 @@ def test_the_payload_of_the_self_test_is_of_the_credential_in_the_vector_file() 
     }
 
 
+def test_the_self_test_reads_dates_and_times_of_the_vector_file() -> None:
+    meant = {good["text"]: good["utc"] for good in INPUTS["expiries"]["good"]}
+    assert meant[constant("Day")] == meant[constant("Zoned")] == constant("ZonedUtc")
+    assert meant[constant("Zoneless")] == constant("ZonelessUtc")
+    read = CODE.split("function Read-Moment", maxsplit=1)[1].split("\n}\n", maxsplit=1)[0]
+    assert all(word in read for word in ("InvariantCulture", "AssumeUniversal", "AdjustToUniversal"))
+
+
+def test_every_key_of_a_set_is_looked_at_before_the_first_is_taken() -> None:
+    looked = CODE.split("function Read-VaultKey", maxsplit=1)[1].split("$jwk = $keys[0]", maxsplit=1)[0]
+    assert re.search(r"foreach \(\$jwk in \$keys\) \{[^}]*\}\s+foreach \(\$name in \$PrivateMembers\)", looked)
+
+
 def test_the_members_of_a_sealed_credential_are_those_that_python_reads_in_their_order() -> None:
     written = body("function Protect-Given {")
     assert tuple(re.findall(r"'[{,]\"(\w+)\":'", written)) == SealedCredential.__struct_fields__
@@ -205,10 +229,16 @@ def test_the_members_of_a_sealed_credential_are_those_that_python_reads_in_their
 
 def run(*arguments: str, secret: str = "") -> str:
     """Standard output of a PowerShell command. The secret is on its standard input, as `$given`."""
+    found = ran(*arguments, secret=secret)
+    assert found.returncode == 0, found.stderr
+    return found.stdout
+
+
+def ran(*arguments: str, secret: str = "") -> subprocess.CompletedProcess[str]:
     assert POWERSHELL is not None
     read = "$given = ConvertTo-SecureString ([Console]::In.ReadToEnd()) -AsPlainText -Force; "
     command = read + f"& '{SCRIPT}' " + " ".join(arguments)
-    found = subprocess.run(  # noqa: S603
+    return subprocess.run(  # noqa: S603
         [POWERSHELL, "-NoProfile", "-NonInteractive", "-Command", command],
         input=secret or "unused",
         capture_output=True,
@@ -217,8 +247,6 @@ def run(*arguments: str, secret: str = "") -> str:
         timeout=SECONDS,
         check=False,
     )
-    assert found.returncode == 0, found.stderr
-    return found.stdout
 
 
 @needs_powershell
@@ -261,6 +289,33 @@ def test_a_credential_of_the_vector_file_that_the_script_seals_opens_as_it_is_wr
     sealed = sealed_by_script(tmp_path, *given, secret=payload[secret], to=to, tenant=tenant)
     assert envelope.read_header(sealed.envelope).kid == VECTORS["public_key"]["kid"]
     assert opened_secret(good | {"envelope": sealed.envelope}).text() == good["payload"]
+
+
+def asked_for(directory: Path, *arguments: str, key: str) -> tuple[str, ...]:
+    """The arguments that seal an app secret to this key."""
+    file = directory / "vault.jwks"
+    file.write_text(key)
+    named = ("-PublicKey", f"'{file}'", "-Tenant", TENANT, "-Kind app-secret", "-ClientId", TENANT)
+    return (*named, "-Secret $given", *arguments)
+
+
+@needs_powershell
+def test_an_expiry_is_read_by_the_script_as_everywhere(tmp_path: Path) -> None:
+    for good in INPUTS["expiries"]["good"]:
+        said = run(*asked_for(tmp_path, "-Expires", f"'{good['text']}'", "3>$null", key=jwks()))
+        assert json.loads(said)["expires"] == good["utc"], good
+    for bad in INPUTS["expiries"]["bad"]:
+        assert ran(*asked_for(tmp_path, "-Expires", f"'{bad}'", key=jwks())).returncode != 0, bad
+
+
+@needs_powershell
+def test_the_script_takes_the_public_keys_that_every_client_takes_and_no_others(tmp_path: Path) -> None:
+    for good in INPUTS["public_keys"]["good"]:
+        run(*asked_for(tmp_path, "-Fingerprint", good["fingerprint"], key=json.dumps(good["jwks"])))
+    for bad in INPUTS["public_keys"]["bad"]:
+        refused = ran(*asked_for(tmp_path, key=json.dumps(bad["jwks"])))
+        assert refused.returncode != 0, bad["name"]
+        assert ("as disclosed" in " ".join(refused.stderr.split())) == (bad["why"] == "disclosed"), bad["name"]
 
 
 @needs_powershell
