@@ -82,14 +82,6 @@ class BatchEncoder:
         )
 
 
-def encode_batch(
-    rows: Sequence[bytes], data_key: DataKey, tenant: TenantId, dataset: Dataset
-) -> tuple[bytes, BatchFacts]:
-    encoder = BatchEncoder(data_key, tenant, dataset)
-    encoder.add(rows)
-    return encoder.finish()
-
-
 def decode_batch(sealed: bytes, data_key: DataKey, tenant: TenantId, dataset: Dataset, digest: str) -> list[bytes]:
     """The rows. Raises `SealBroken` unless these are exactly the rows that were sealed as this batch."""
     compressed = data_key.open(sealed, _context(tenant, dataset, digest))

@@ -68,9 +68,9 @@ class FileSecretStore:
         with explained(path), self._turn() as directory:
             return _replace(path, value, tags, directory)
 
-    def exchange(self, name: str, former: bytes, value: bytes, tags: Mapping[str, str] = {}) -> bool:
+    def exchange(self, name: str, former: bytes, value: bytes) -> bool:
         path = self._path(name)
-        checked_value(value, tags)
+        checked_value(value, {})
         with explained(path), self._turn() as directory:
             try:
                 found = self.get(name)
@@ -78,7 +78,7 @@ class FileSecretStore:
                 return False
             if found != former:
                 return False
-            _replace(path, value, tags, directory)
+            _replace(path, value, {}, directory)
             return True
 
     def delete(self, name: str) -> None:

@@ -91,7 +91,7 @@ class KeyVaultSecretStore:
             why = "it was deleted, the Key Vault still keeps it, and this identity may not recover it"
             raise NotAllowed(f"write secret {name}", why, _RECOVER) from None
 
-    def exchange(self, name: str, former: bytes, value: bytes, tags: Mapping[str, str] = {}) -> bool:
+    def exchange(self, name: str, former: bytes, value: bytes) -> bool:
         """Key Vault cannot compare and set. The newest version that other writers have set meanwhile is set again, on
         top. The vault tells their order in seconds."""
         before = self._versions(name).keys()
@@ -100,7 +100,7 @@ class KeyVaultSecretStore:
                 return False
         except SecretMissing:
             return False
-        ours = self.put(name, value, tags)
+        ours = self.put(name, value)
         after = self._versions(name)
         theirs = after.keys() - before - {ours}
         if not theirs:
@@ -108,7 +108,7 @@ class KeyVaultSecretStore:
         newest = max(theirs, key=lambda version: after[version])
         with explained(f"read secret {name}", _GRANT):
             found = self._client.get_secret(name, newest)
-        self.put(name, _decode(name, found.value or "", found.properties.content_type), tags)
+        self.put(name, _decode(name, found.value or "", found.properties.content_type))
         return False
 
     def _versions(self, name: str) -> dict[str, datetime]:

@@ -38,7 +38,7 @@ class SecretStore(Protocol):
         """Replaces the value, all of it or nothing, without reading it. The version it got."""
         ...
 
-    def exchange(self, name: str, former: bytes, value: bytes, tags: Mapping[str, str] = ...) -> bool:
+    def exchange(self, name: str, former: bytes, value: bytes) -> bool:
         """`put`, if the value is still `former`; whether it was."""
         ...
 
@@ -81,6 +81,10 @@ def data_key_of(name: str) -> TenantId:
     return tenant_id(match[1])
 
 
+def put_data_key(store: SecretStore, tenant: TenantId, wrapped: str) -> None:
+    store.put(data_key_name(tenant), wrapped.encode(), {"tenant": tenant, "kind": "data-key"})
+
+
 def checked_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise Malformed("secret name", name, "1 to 127 lower-case letters, digits and hyphens")
@@ -113,10 +117,10 @@ class MemorySecretStore:
         self._values[checked_name(name)] = bytes(value)
         return uuid4().hex
 
-    def exchange(self, name: str, former: bytes, value: bytes, tags: Mapping[str, str] = {}) -> bool:
+    def exchange(self, name: str, former: bytes, value: bytes) -> bool:
         if self._values.get(checked_name(name)) != former:
             return False
-        self.put(name, value, tags)
+        self.put(name, value)
         return True
 
     def delete(self, name: str) -> None:

@@ -6,7 +6,6 @@ record that nothing is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Literal, assert_never
 
 import msgspec
@@ -54,13 +53,6 @@ def evolve(state: VaultKeys, event: VaultKeyEvent) -> VaultKeys:
             return change(state, keys={**state.keys, event.key: "destroyed"}, retained=kept)
         case _:
             assert_never(event)
-
-
-def fold(events: Iterable[VaultKeyEvent]) -> VaultKeys:
-    state = VaultKeys()
-    for event in events:
-        state = evolve(state, event)
-    return state
 
 
 def create(state: VaultKeys, key: str, custody: str) -> list[VaultKeyEvent]:

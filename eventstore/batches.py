@@ -37,8 +37,6 @@ class BatchStore(Protocol):
     async def get(self, key: str) -> bytes:
         """Raises `Unknown` when there is no such batch."""
 
-    async def exists(self, key: str) -> bool: ...
-
 
 class ObjectBatchStore:
     """`directory`: where a local store keeps its files, which are synced after each put; None for any other store."""
@@ -70,16 +68,6 @@ class ObjectBatchStore:
             raise Unknown("batch", key, f"It is not in {self._place}.") from None
         except (BaseError, OSError) as error:
             raise self._failed(error) from None
-
-    async def exists(self, key: str) -> bool:
-        _check(key)
-        try:
-            await obstore.head_async(self._objects, key)
-        except FileNotFoundError:
-            return False
-        except (BaseError, OSError) as error:
-            raise self._failed(error) from None
-        return True
 
     def _failed(self, error: Exception) -> TenantryError:
         why = _first_line(error)

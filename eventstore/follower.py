@@ -3,10 +3,6 @@ appends may go quiet."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from datetime import timedelta
-
 from domain.events import Recorded
 from eventstore.store import EventStore
 
@@ -27,20 +23,3 @@ class Follower:
         if page:
             self.position = page[-1].position
         return page
-
-    async def changes(self, stop: asyncio.Event, interval: timedelta) -> AsyncIterator[tuple[Recorded, ...]]:
-        """Pages of events as they come, until `stop` is set. A full page is followed by the next without waiting."""
-        while not stop.is_set():
-            page = await asyncio.to_thread(self.poll)
-            if page:
-                yield page
-            if len(page) < self._limit:
-                await _set_within(stop, interval)
-
-
-async def _set_within(stop: asyncio.Event, interval: timedelta) -> None:
-    waiting = asyncio.ensure_future(stop.wait())
-    try:
-        await asyncio.wait((waiting,), timeout=interval.total_seconds())
-    finally:
-        waiting.cancel()

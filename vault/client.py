@@ -22,7 +22,7 @@ from crypto.transit import TransitKey
 from domain.errors import KeyholderUnavailable, ProtocolViolation
 from domain.events import Retained
 from domain.settings import Settings
-from vault.line import SOCKET, address, receive, send
+from vault.line import ALREADY_RUNS, SOCKET, address, receive, send
 from vault.messages import (
     BUSY,
     Answer,
@@ -64,7 +64,6 @@ MAX_CONNECTIONS: Final = 8
 MOST_PASSES: Final = 5
 _RETRY_SECONDS: Final = 0.05
 _LONGEST_PAUSE_SECONDS: Final = 1.0
-_ALREADY_RUNS: Final = 3
 _ONCE: Final = (CreateVaultKey,)
 """Not asked again when the answer was lost: doing it twice is not doing it once."""
 
@@ -213,7 +212,7 @@ class Keyholder:
             except KeyholderUnavailable:
                 if not self._start or time.monotonic() > deadline:
                     raise
-            if _started(self._settings, self._idle_seconds) == _ALREADY_RUNS:
+            if _started(self._settings, self._idle_seconds) == ALREADY_RUNS:
                 time.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
@@ -303,7 +302,7 @@ def _started(settings: Settings, idle_seconds: float) -> int:
         )
     except subprocess.TimeoutExpired:
         raise KeyholderUnavailable(f"it did not start within {START_SECONDS:.0f} s") from None
-    if ended.returncode not in (0, _ALREADY_RUNS):
+    if ended.returncode not in (0, ALREADY_RUNS):
         said = ended.stderr.decode(errors="replace").strip().splitlines()
         raise KeyholderUnavailable(said[-1][:500] if said else f"it ended with code {ended.returncode}")
     return ended.returncode

@@ -176,7 +176,7 @@ class SettingsCustodies:
     def _make(self, name: str) -> Custody:
         directory = Path(self._settings.state) / "keys"
         named = self._settings.passphrase_file
-        if name in (FILE, f"{FILE}:"):
+        if name == FILE:
             return FileCustody(directory, Path(named or directory / "passphrase"))
         where = _KEY_VAULT.fullmatch(name)
         if where is None:

@@ -14,7 +14,7 @@ from typing import TypeAlias, TypeVar, assert_never
 from crypto import datakey, envelope, transit
 from crypto.keyring import Keyring, public_jwks
 from crypto.secret import Secret
-from crypto.stores import SecretStore, credential_name, data_key_name
+from crypto.stores import SecretStore, credential_name, data_key_name, put_data_key
 from domain import ids
 from domain import run as runs
 from domain import tenant as tenants
@@ -283,7 +283,7 @@ class Holding:
                 key = datakey.new_data_key()
                 tenants.create_data_key(tenants.known(held.state, tenant), key.id)
                 wrapped = datakey.wrap(key, tenant=tenant, key=self.keyring().active)
-                self._secrets.put(data_key_name(tenant), wrapped.encode(), {"tenant": tenant, "kind": "data-key"})
+                put_data_key(self._secrets, tenant, wrapped)
                 held.decide(
                     lambda state: tenants.create_data_key(tenants.known(state, tenant), key.id),
                     at=self._clock(),

@@ -32,15 +32,13 @@ from eventstore.store import open_event_store
 from vault.custody import open_custody
 from vault.hardening import detach, lock_memory, refuse_dumps
 from vault.holding import Holding
-from vault.line import SOCKET, address
+from vault.line import ALREADY_RUNS, SOCKET, address
 from vault.messages import Answer, Hello, Request
 from vault.server import MAX_CONNECTIONS, Server
 
 LOG: Final = "keyholder.log"
 LOCK: Final = "keyholder.lock"
 FAILED: Final = 1
-ALREADY_RUNS: Final = 3
-"""Exit code of a keyholder that finds another one at work."""
 _LOG_BYTES: Final = 5 * 1024 * 1024
 _MAX_SETTINGS: Final = 256 * 1024
 

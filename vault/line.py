@@ -20,6 +20,8 @@ MAX_PATH = 107
 """Bytes of a socket's path that fit `sockaddr_un` (unix(7): 108 with the final NUL)."""
 FRAME_SECONDS = 10.0
 """From the first byte of a frame to its last."""
+ALREADY_RUNS = 3
+"""Exit code of a keyholder that finds another one at work."""
 _UCRED = struct.Struct("3i")
 
 
@@ -28,7 +30,6 @@ class Peer(msgspec.Struct, frozen=True):
 
     pid: int
     uid: int
-    gid: int
 
 
 @contextmanager
@@ -45,7 +46,8 @@ def address(path: Path) -> Iterator[str]:
 
 
 def peer_of(connection: socket.socket) -> Peer:
-    return Peer(*_UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)))
+    pid, uid, _ = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return Peer(pid, uid)
 
 
 def receive(connection: socket.socket, wait_seconds: float) -> bytes | None:

@@ -27,7 +27,7 @@ import msgspec
 
 from crypto import datakey, envelope, jwe
 from crypto.keyring import Keyring
-from crypto.stores import SecretStore, credential_of, data_key_of
+from crypto.stores import SecretStore, credential_of, data_key_of, put_data_key
 from domain import ids
 from domain import tenant as tenants
 from domain.errors import EnvelopeRejected, Malformed, SecretMissing, Unreadable, VersionConflict
@@ -275,8 +275,7 @@ class Resealing:
         if held.state is None or held.state.data_key != key.id:
             done.leave(name, "unrecorded")
             return
-        wrapped = datakey.wrap(key, tenant=tenant, key=keyring.active)
-        self._secrets.put(name, wrapped.encode(), {"tenant": tenant, "kind": "data-key"})
+        put_data_key(self._secrets, tenant, datakey.wrap(key, tenant=tenant, key=keyring.active))
         done.count()
         held.refresh()
         if _offboarded(held):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import sqlite3
@@ -318,30 +317,3 @@ def test_a_follower_reads_every_event_once_and_goes_on_where_it_was() -> None:
         assert [len(page) for page in pages] == [10, 10, 5, 0]
         assert [r.version for page in pages for r in page] == list(range(1, 26))
         assert Follower(store, after=24).poll() == store.follow(24)
-
-
-def test_changes_come_until_the_follower_is_told_to_stop() -> None:
-    async def follow(store: EventStore) -> list[int]:
-        stop, seen = asyncio.Event(), []
-        async for page in Follower(store, limit=2).changes(stop, timedelta(milliseconds=1)):
-            seen.extend(r.version for r in page)
-            if seen[-1] == 5:
-                put(store, RUN, 5, started(6))
-            if seen[-1] == 6:
-                stop.set()
-        return seen
-
-    with open_event_store("memory:", KEY) as store:
-        put(store, RUN, 0, *(started(n) for n in range(1, 6)))
-        assert asyncio.run(follow(store)) == [1, 2, 3, 4, 5, 6]
-
-
-def test_a_stopped_follower_does_not_wait_for_its_interval() -> None:
-    async def follow(store: EventStore) -> None:
-        stop = asyncio.Event()
-        asyncio.get_running_loop().call_soon(stop.set)
-        async for _ in Follower(store).changes(stop, timedelta(hours=1)):
-            pytest.fail("nothing was stored")
-
-    with open_event_store("memory:", KEY) as store:
-        asyncio.run(asyncio.wait_for(follow(store), 10))

@@ -147,7 +147,7 @@ class Crowded(KeyVaultSecretStore):
             self.crowd.wait(30)
         return super().get(name)
 
-    def exchange(self, name: str, former: bytes, value: bytes, tags: object = None) -> bool:
+    def exchange(self, name: str, former: bytes, value: bytes) -> bool:
         self.crowd.wait(30)
         return super().get(name) == former and bool(self.put(name, value))
 
@@ -189,7 +189,7 @@ def test_a_credential_that_is_set_meanwhile_is_not_lost(house: House, m365: Simu
     tenant, password = TENANTS[2], secrets.token_hex(8)
 
     class Disturbed(KeyVaultSecretStore):
-        def exchange(self, name: str, former: bytes, value: bytes, tags: object = None) -> bool:
+        def exchange(self, name: str, former: bytes, value: bytes) -> bool:
             if name == credential_name(tenant, ENTRA):
                 sealed = house.put(tenant, password)
                 key = house.holding().keyring().active.thumbprint

@@ -326,7 +326,7 @@ def test_a_key_type_that_the_custody_has_not_is_malformed(tmp_path: Path, custod
 @pytest.mark.parametrize(
     "name",
     [
-        *("", "nowhere", "file:///x", "https://x.vault.azure.net", "https://x/keys/", "http://x/keys/a"),
+        *("", "nowhere", "file:///x", "https://x.vault.azure.net", "https://x/keys/", "http://x/keys/a", "file:"),
         "https://user:hunter2@x.vault.azure.net/keys/a",
     ],
 )
@@ -343,7 +343,6 @@ def test_a_custody_that_is_none_is_malformed_and_no_password_in_it_is_quoted(tmp
     ("name", "kind"),
     [
         ("file", FileCustody),
-        ("file:", FileCustody),
         ("https://x.vault.azure.net/secrets/tenantry", KeyVaultSecretCustody),
         ("https://x.vault.azure.net/keys/tenantry", KeyVaultKeyCustody),
     ],

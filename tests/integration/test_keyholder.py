@@ -30,8 +30,8 @@ from vault.client import (
     open_data_key,
     owner_process,
 )
-from vault.keyholder import ALREADY_RUNS, LOG
-from vault.line import SOCKET
+from vault.keyholder import LOG
+from vault.line import ALREADY_RUNS, SOCKET
 from vault.messages import Hello, Refused, ReleaseDataKey, decode_answer, encode
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import Any
 
 import duckdb
 import pytest
+from batches import encode_batch
 
-from crypto.batch import encode_batch
 from crypto.datakey import DataKey, new_data_key
 from domain.errors import KeyholderUnavailable, Malformed, NotAllowed, ReleaseRefused, Unknown, UsageError
 from domain.events import AnyEvent, BatchRecorded, CollectionCompleted, CollectionStarted, CollectionTruncated, Mode

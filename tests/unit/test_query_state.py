@@ -9,10 +9,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from batches import encode_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crypto.batch import encode_batch
 from crypto.datakey import new_data_key
 from domain.errors import EventUnreadable, SealBroken
 from domain.events import (

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from batches import encode_batch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crypto.batch import MOST_ROW_BYTES, BatchEncoder, decode_batch, encode_batch
+from crypto.batch import MOST_ROW_BYTES, BatchEncoder, decode_batch
 from crypto.datakey import new_data_key
 from domain.errors import ProtocolViolation, SealBroken
 from domain.ids import Dataset, TenantId
