@@ -62,7 +62,12 @@ def listed(vectors: list[dict[str, Any]], found: list[Any]) -> dict[str, Any]:
 
 
 def test_an_envelope_of_any_maker_opens_and_seal_js_seals_its_payload_again(answers: dict[str, Any]) -> None:
-    assert listed(GOOD, answers["good"]) == {named(good): [good["sha256"]] * 2 for good in GOOD}
+    """The file's certificates have no RSA keys: their envelopes open, and nobody seals such a payload any more."""
+    certificates = [named(good) for good in GOOD if good["name"] in ("certificate", "longest payload")]
+    expected: dict[str, Any] = {named(good): [good["sha256"]] * 2 for good in GOOD} | dict.fromkeys(
+        certificates, "payload"
+    )
+    assert listed(GOOD, answers["good"]) == expected
 
 
 def test_an_envelope_that_opens_nowhere_does_not_open_here_for_the_same_reason(answers: dict[str, Any]) -> None:
