@@ -44,7 +44,14 @@ class Night:
         self.stage = Stage()
         self.clock = Clock()
         self.file = io.StringIO()
-        console = Console(file=self.file, force_terminal=terminal, width=120, height=height, color_system=None)
+        console = Console(
+            file=self.file,
+            force_terminal=terminal,
+            width=120,
+            height=height,
+            color_system=None,
+            _environ={"TERM": "xterm"},
+        )
         self.session = Session(built_in(Path("/")), json, console)
 
     def progress(self, *runs: RunId) -> Progress:
