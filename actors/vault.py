@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from domain.errors import NotAllowed
 from domain.settings import Settings
 from vault.client import Keyholder, connect
 from vault.messages import Release, ReleaseDataKey
@@ -18,6 +19,10 @@ class VaultCore:
         self._lock = asyncio.Lock()
 
     async def release(self, request: Release) -> bytes:
+        """For a run. Raises `NotAllowed` for a verification: its operator speaks to the keyholder himself."""
+        if request.operator is not None:
+            do = "Use `tenantry credential verify`."
+            raise NotAllowed("release the credential", "the vault actor serves runs", do)
         keyholder = await self._connected()
         return await asyncio.to_thread(keyholder.release, request)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from datetime import datetime
-from typing import TypeAlias, TypeVar, assert_never
+from typing import NamedTuple, TypeAlias, TypeVar, assert_never
 
 from crypto import datakey, envelope, transit
 from crypto.keyring import Keyring, public_jwks
@@ -67,6 +67,13 @@ S = TypeVar("S")
 E = TypeVar("E")
 
 
+class _Asker(NamedTuple):
+    """As whom and because of what it is recorded what was asked for."""
+
+    actor: str
+    cause: str
+
+
 class Holding:
     """The keys, and the stores that say who may use them. Methods may be called from any thread.
 
@@ -89,7 +96,7 @@ class Holding:
             case Hello():
                 return Hello(pid=os.getpid())
             case Release():
-                return self.release(request)
+                return self.release(request, caller)
             case ReleaseDataKey():
                 return self.release_data_key(request, caller)
             case CreateDataKey():
@@ -126,7 +133,7 @@ class Holding:
 
     # credentials
 
-    def release(self, message: Release) -> Sealed:
+    def release(self, message: Release, caller: str) -> Sealed:
         """Raises `ReleaseRefused` once the reason is recorded, and whatever keeps an event from being stored."""
         request = policy.ReleaseRequest(
             run=ids.run_id(message.run),
@@ -138,23 +145,25 @@ class Holding:
             transit_key=message.transit_key,
             operator=message.operator,
         )
+        asker = _asker(request, caller)
         self.keyring()
         stream = ids.credential_stream(request.tenant, request.slot)
         held: HeldLineage = self._snapshots.held(stream, lineage.evolve, Lineage())
         for _ in range(ATTEMPTS):
-            decided = self._decided(held, request)
+            decided = self._decided(held, request, asker)
             stored = self._stored(request)
             digest = None if stored is None else policy.digest_of(stored)
             if stored is not None and digest in decided.digests:
-                return self._opened(held, request, stored)
+                return self._opened(held, request, stored, asker)
             held.refresh()
             if held.state.generation == decided.generation:
                 if stored is not None and digest in held.state.digests:
-                    return self._opened(held, request, stored)
-                raise self._denied(held, request, "envelope-missing" if stored is None else "envelope-exchanged")
+                    return self._opened(held, request, stored, asker)
+                why = "envelope-missing" if stored is None else "envelope-exchanged"
+                raise self._denied(held, request, why, asker)
         raise VersionConflict(stream, held.version)
 
-    def _decided(self, held: HeldLineage, request: policy.ReleaseRequest) -> Lineage:
+    def _decided(self, held: HeldLineage, request: policy.ReleaseRequest, asker: _Asker) -> Lineage:
         """The credential whose release is now recorded, decided on what the events said at one moment."""
         run, tenant = self._run(request.run), self._tenant(request.tenant)
 
@@ -174,7 +183,7 @@ class Holding:
         for _ in range(ATTEMPTS):
             self._snapshots.refresh(held, run, tenant)
             try:
-                (recorded,) = held.append(decide, at=self._clock(), actor=ACTOR, cause=request.run)
+                (recorded,) = held.append(decide, at=self._clock(), actor=asker.actor, cause=asker.cause)
             except VersionConflict:
                 continue
             self._snapshots.keep(held)
@@ -182,7 +191,7 @@ class Holding:
                 raise ReleaseRefused(_name(request), policy.REASONS[recorded.event.why])
             self._snapshots.refresh(run, tenant)  # the append fences the credential's stream, not theirs
             if why := policy.overtaken(run=run.state, tenant=tenant.state, request=request):
-                raise self._denied(held, request, why)
+                raise self._denied(held, request, why, asker)
             return held.state
         raise VersionConflict(held.stream, held.version)
 
@@ -192,7 +201,7 @@ class Holding:
         except SecretMissing:
             return None
 
-    def _opened(self, held: HeldLineage, request: policy.ReleaseRequest, stored: bytes) -> Sealed:
+    def _opened(self, held: HeldLineage, request: policy.ReleaseRequest, stored: bytes, asker: _Asker) -> Sealed:
         """The envelope may be newer than the request, and sealed to a newer key."""
         sealed = stored.decode("ascii", "replace")
         try:
@@ -201,15 +210,16 @@ class Holding:
                 sealed, tenant=request.tenant, slot=request.slot, keyring=self._keys.keyring_with(key)
             )
         except EnvelopeRejected:
-            self._denied(held, request, "envelope-rejected")
+            self._denied(held, request, "envelope-rejected", asker)
             raise
         context = release_context(request.run, request.tenant, request.slot, request.activation, request.epoch)
         with payload:
             return Sealed(payload=transit.seal(request.transit_key, payload, context), key=key)
 
-    def _denied(self, held: HeldLineage, request: policy.ReleaseRequest, why: str) -> ReleaseRefused:
+    def _denied(self, held: HeldLineage, request: policy.ReleaseRequest, why: str, asker: _Asker) -> ReleaseRefused:
         """Recorded; the error to raise."""
-        held.decide(lambda _: [policy.denied(request, why)], at=self._clock(), actor=ACTOR, cause=request.run)
+        event = policy.denied(request, why)
+        held.decide(lambda _: [event], at=self._clock(), actor=asker.actor, cause=asker.cause)
         return ReleaseRefused(_name(request), policy.REASONS[why])
 
     # data keys
@@ -246,9 +256,8 @@ class Holding:
         caller: str,
     ) -> _DataKeyDecision:
         """What was decided, recorded."""
-        actor = ACTOR if request.operator is None else f"operator:{request.operator}"
-        cause = request.run or caller
-        (recorded,) = held.decide(lambda state: [decide(state)], at=self._clock(), actor=actor, cause=cause)
+        asker = _asker(request, caller)
+        (recorded,) = held.decide(lambda state: [decide(state)], at=self._clock(), actor=asker.actor, cause=asker.cause)
         assert isinstance(recorded.event, DataKeyReleased | DataKeyDenied)  # noqa: S101 - what was decided
         return recorded.event
 
@@ -343,6 +352,13 @@ class Holding:
         held = [self._run(run) for run in {run for run, _, _ in credential.releases}]
         self._snapshots.refresh(*(one for one in held if one.state is None or one.state.state not in runs.ENDED))
         return [one.state for one in held if one.state is not None]
+
+
+def _asker(request: policy.ReleaseRequest | policy.DataKeyRequest, caller: str) -> _Asker:
+    """An operator gives any name he likes: the cause is the user that the kernel saw."""
+    if request.operator is not None:
+        return _Asker(f"operator:{request.operator}", caller)
+    return _Asker(ACTOR, request.run or caller)
 
 
 def _name(request: policy.ReleaseRequest) -> str:

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,12 @@ from crypto.stores import SecretStore, credential_name, data_key_name
 from crypto.transit import TransitKey
 from domain.errors import SealBroken
 from domain.events import AnyEvent, CredentialReleased, ReleaseDenied, RunCancelled, RunResumed, RunStarted
-from domain.ids import ENTRA, RunId, credential_stream, tenant_id
+from domain.ids import ENTRA, RunId, credential_stream, new_run_id, tenant_id
 from simulator.world import Tenant
 from vault.client import open_released
 from vault.line import SOCKET, address
 from vault.messages import MAX_BODY, Hello, Release, encode
-from vault.policy import REASONS, RELEASES_PER_ACTIVATION
+from vault.policy import REASONS, RELEASES_PER_ACTIVATION, VERIFICATION
 
 NOBODY = 65534
 KEYS = {"RSAPrivateKey", "LocalKey", "Keyring", "FileCustody", "Holding"}
@@ -181,6 +182,36 @@ def test_code_in_an_argument_finds_no_key_and_is_refused_without_a_started_run(
     assert REASONS["run-not-started"] in found["refused"]
     assert last_of(running, victim) == ReleaseDenied(run=requested, activation="a1", why="run-not-started")
     assert found_in_process(running.system.pids()["vault"], keys) == set()
+
+
+def test_code_in_the_vault_actor_can_have_a_credential_as_a_verification_on_record_with_its_user(
+    running: Running, other: Tenant, tmp_path: Path
+) -> None:
+    """It has the user of the vault actor, so it speaks to the keyholder as any command of that user does."""
+    import ray
+
+    transit, verification = TransitKey.generate(), new_run_id(datetime.now(UTC), 4711)
+    request = asked(other, verification, transit) | {"activation": VERIFICATION, "epoch": 0, "operator": "mallory"}
+    before = running.position()
+    with pytest.raises(ray.exceptions.RayTaskError, match="serves runs"):
+        ray.get(actor("vault").release.remote(Release(**request)))
+    assert not running.estate.state.store.follow(before), "the actor itself does not pass it on"
+
+    found = attacked(running, tmp_path, request)
+
+    assert open_released(
+        bytes.fromhex(found["sealed"][0]),
+        transit,
+        run=verification,
+        tenant=other.id,
+        slot=ENTRA,
+        activation=VERIFICATION,
+        epoch=0,
+    )
+    (recorded,) = running.estate.state.store.follow(before)
+    assert isinstance(recorded.event, CredentialReleased)
+    assert (recorded.event.run, recorded.event.operator) == (verification, "mallory")
+    assert (recorded.actor, recorded.cause) == ("operator:mallory", f"uid:{os.getuid()}")
 
 
 def test_code_that_knows_an_active_run_gets_its_credential_on_record_a_few_times_and_for_itself_alone(

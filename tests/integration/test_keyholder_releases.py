@@ -52,6 +52,7 @@ from domain.ids import (
     Slot,
     TenantId,
     credential_stream,
+    new_run_id,
     run_stream,
     tenant_stream,
 )
@@ -62,12 +63,13 @@ from vault.client import (
 from vault.custody import FileCustody, create_passphrase, open_custody
 from vault.holding import Holding
 from vault.messages import ReleaseDataKey
-from vault.policy import REASONS, RELEASES_PER_ACTIVATION
+from vault.policy import REASONS, RELEASES_PER_ACTIVATION, VERIFICATION
 
 if TYPE_CHECKING:
     from tests.integration.conftest import House
 
 FABRIKAM = TenantId("99999999-2222-3333-4444-555555555555")
+CALLER = "uid:0"
 
 
 # what is recorded
@@ -88,7 +90,7 @@ def test_the_release_stands_in_the_store_when_the_answer_arrives(house: House) -
 
 
 def test_a_released_credential_opens_for_its_activation_only(house: House) -> None:
-    sealed = house.holding().release(house.request()).payload
+    sealed = house.holding().release(house.request(), CALLER).payload
     with pytest.raises(SealBroken):
         open_released(sealed, house.transit, run=house.run, tenant=house.tenant, slot=ENTRA, activation="a1", epoch=2)
     with pytest.raises(SealBroken):
@@ -122,11 +124,11 @@ def test_whoever_does_not_hold_the_run_is_denied_with_an_event(house: House) -> 
 
 def test_the_former_activation_of_a_resumed_run_is_denied(house: House) -> None:
     holding = house.holding()
-    holding.release(house.request())
+    holding.release(house.request(), CALLER)
     house.append(run_stream(house.run), RunResumed(activation="a2", epoch=2))
     with pytest.raises(ReleaseRefused, match="another activation"):
-        holding.release(house.request())
-    sealed = holding.release(house.request(activation="a2", epoch=2)).payload
+        holding.release(house.request(), CALLER)
+    sealed = holding.release(house.request(activation="a2", epoch=2), CALLER).payload
     assert house.password_in(sealed, "a2", 2) == house.password
 
 
@@ -134,7 +136,7 @@ def test_a_revoked_credential_is_denied(house: House) -> None:
     holding = house.holding()
     house.append(house.stream, CredentialRevoked(reason="left"))
     with pytest.raises(ReleaseRefused, match="revoked"):
-        holding.release(house.request())
+        holding.release(house.request(), CALLER)
     assert isinstance(house.found()[-1], ReleaseDenied)
 
 
@@ -211,7 +213,7 @@ def test_the_secret_store_is_not_even_read_before_the_event_is_stored(house: Hou
     break_appends(house.settings.eventstore)
     holding = house.holding(NeverRead())  # type: ignore[arg-type]
     with pytest.raises(TransientError):
-        holding.release(house.request())
+        holding.release(house.request(), CALLER)
     with pytest.raises(TransientError):
         holding.release_data_key(
             ReleaseDataKey(tenant=house.tenant, operator="alice", why="x", transit_key=house.transit.public), "uid:0"
@@ -221,14 +223,14 @@ def test_the_secret_store_is_not_even_read_before_the_event_is_stored(house: Hou
 def test_an_envelope_that_was_exchanged_is_refused_with_an_event(house: House) -> None:
     house.secrets.put(credential_name(house.tenant, ENTRA), house.seal(token_hex(16)))
     with pytest.raises(ReleaseRefused, match="not the one that was recorded"):
-        house.holding().release(house.request())
+        house.holding().release(house.request(), CALLER)
     assert house.found()[-1] == ReleaseDenied(run=house.run, activation="a1", why="envelope-exchanged")
 
 
 def test_an_envelope_that_is_gone_is_refused_with_an_event(house: House) -> None:
     house.secrets.delete(credential_name(house.tenant, ENTRA))
     with pytest.raises(ReleaseRefused, match="does not have its envelope"):
-        house.holding().release(house.request())
+        house.holding().release(house.request(), CALLER)
     assert house.found()[-1] == ReleaseDenied(run=house.run, activation="a1", why="envelope-missing")
 
 
@@ -237,11 +239,26 @@ def test_an_envelope_of_another_tenant_does_not_open_though_it_was_recorded(hous
     house.secrets.put(credential_name(house.tenant, ENTRA), foreign)
     house.append(house.stream, CredentialRevoked(reason="x"), house.sealed(foreign))
     with pytest.raises(EnvelopeRejected):
-        house.holding().release(house.request())
+        house.holding().release(house.request(), CALLER)
     assert house.found()[-1] == ReleaseDenied(run=house.run, activation="a1", why="envelope-rejected")
 
 
 # data keys
+
+
+def test_a_verification_is_recorded_with_the_user_that_the_kernel_saw_whatever_name_it_gave(house: House) -> None:
+    keyholder, verification = house.keyholder(), new_run_id(datetime.now(UTC), 7)
+    request = house.request(run=verification, activation=VERIFICATION, epoch=0, operator="somebody else")
+    keyholder.release(request)
+    keyholder.release(house.request())
+    with pytest.raises(ReleaseRefused, match="under way"):
+        keyholder.release(request)
+    *_, verified, to_run, denied = house.events().read(house.stream)
+    assert isinstance(verified.event, CredentialReleased)
+    assert isinstance(denied.event, ReleaseDenied)
+    for one in (verified, denied):
+        assert (one.actor, one.cause) == ("operator:somebody else", f"uid:{os.getuid()}")
+    assert (to_run.actor, to_run.cause) == ("vault", house.run)
 
 
 def test_a_tenant_gets_one_data_key_and_it_is_released_with_an_event(house: House) -> None:
@@ -350,7 +367,7 @@ def test_a_missing_or_wrong_passphrase_is_one_clear_error(house: House, content:
     if content is not None:
         passphrase.write_bytes(content)
     with pytest.raises(Unreadable) as unreadable:
-        house.holding().release(house.request())
+        house.holding().release(house.request(), CALLER)
     assert "passphrase" in str(unreadable.value)
     assert "wrong" not in str(unreadable.value).replace(str(house.state), "")
     assert not [event for event in house.found() if isinstance(event, CredentialReleased)]
@@ -396,7 +413,7 @@ def test_nothing_is_released_to_what_ended_while_it_was_decided(house: House, en
 
     holding = Holding(house.events(), house.secrets, open_custody(house.settings), clock)
     with pytest.raises(ReleaseRefused):
-        holding.release(house.request())
+        holding.release(house.request(), CALLER)
     assert isinstance(house.found()[-1], ReleaseDenied)
 
 

@@ -238,7 +238,7 @@ class House:
             purpose="graph",
             transit_key=self.transit.public,
         )
-        payload = self.holding().release(request).payload
+        payload = self.holding().release(request, "uid:0").payload
         self.append(run_stream(run), RunFinished(outcomes=()))
         opened = open_released(payload, self.transit, run=run, tenant=tenant, slot=ENTRA, activation="a", epoch=1)
         assert isinstance(opened, ServiceAccount)
@@ -665,7 +665,7 @@ def test_no_release_is_recorded_twice_because_of_a_resealing() -> None:
     request = Release(
         run=run, tenant=tenant, slot=ENTRA, activation="a", epoch=1, purpose="graph", transit_key=house.transit.public
     )
-    payload = house.holding(Life(reseal)).release(request).payload
+    payload = house.holding(Life(reseal)).release(request, "uid:0").payload
     opened = open_released(payload, house.transit, run=run, tenant=tenant, slot=ENTRA, activation="a", epoch=1)
     assert isinstance(opened, ServiceAccount)
     assert Secret(opened.password) == Secret(house.passwords[tenant])
