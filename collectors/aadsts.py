@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Literal, NamedTuple
 
-Category = Literal["permanent-credential", "policy", "locked", "consent", "tenant-gone", "transient"]
+Category = Literal["permanent-credential", "policy", "locked", "consent", "tenant-gone", "request", "transient"]
+"""`request`: the question is wrong as it stands. Nobody asks it twice in a run, and the credential is not to blame."""
 
 
 class Refusal(NamedTuple):
@@ -26,6 +27,12 @@ class Refusal(NamedTuple):
 _MFA = "Use an app registration with a certificate instead of a user account, or exclude the account from the policy."
 _EGRESS = "Allow the addresses that Tenantry signs in from as a named location, or exclude this identity."
 _NEW_CREDENTIAL = "Seal the right credential with `tenantry credential set`."
+_MALFORMED = Refusal(
+    "request",
+    "malformed",
+    "Entra ID does not take the request as it was sent.",
+    "Check the addresses of the cloud in tenantry.toml; when they are right, report this code.",
+)
 
 CODES: Mapping[int, Refusal] = {
     50126: Refusal("permanent-credential", "wrong-password", "User name or password is wrong.", _NEW_CREDENTIAL),
@@ -71,6 +78,12 @@ CODES: Mapping[int, Refusal] = {
         "The application has no service principal in this tenant.",
         "Let an administrator of the tenant consent to the application.",
     ),
+    50194: Refusal(
+        "permanent-credential",
+        "single-tenant-app",
+        "The application signs in to its own tenant only.",
+        "Make it a multi-tenant application, or seal the credential of one of this tenant.",
+    ),
     50076: Refusal("policy", "mfa-required", "Multi-factor authentication is demanded.", _MFA),
     50079: Refusal("policy", "mfa-enrolment", "The account has to enrol in multi-factor authentication.", _MFA),
     50072: Refusal("policy", "mfa-enrolment", "The account has to enrol in multi-factor authentication.", _MFA),
@@ -111,12 +124,29 @@ CODES: Mapping[int, Refusal] = {
         "There is no such tenant in this cloud.",
         "Check tenant id and cloud; offboard the tenant if it was deleted.",
     ),
+    50049: Refusal(
+        "request",
+        "unknown-instance",
+        "The login service does not know the instance it was asked for.",
+        "Check the login address of the cloud in tenantry.toml.",
+    ),
+    50059: Refusal(
+        "request", "no-tenant", "The login service finds no tenant in the request.", "Check tenant id and cloud."
+    ),
+    50196: Refusal(
+        "request",
+        "loop",
+        "The same sign-in comes too often.",
+        "Let the next run try, and find out what else signs in with this application.",
+    ),
+    28000: _MALFORMED,
+    70003: _MALFORMED,
+    900144: _MALFORMED,
     90033: Refusal("transient", "unavailable", "The directory is not available for now.", "Try again later."),
     90055: Refusal("transient", "throttled", "The tenant's sign-ins are throttled.", "Try again later."),
     80001: Refusal("transient", "agent-unreachable", "The pass-through agent cannot be reached.", "Try again later."),
     80002: Refusal("transient", "agent-timeout", "The pass-through agent did not answer.", "Try again later."),
     80014: Refusal("transient", "agent-timeout", "The pass-through agent did not answer in time.", "Try again later."),
-    50196: Refusal("transient", "loop", "Sign-ins come too fast.", "Try again later."),
 }
 
 OAUTH_ERRORS: Mapping[str, Refusal] = {
@@ -125,6 +155,11 @@ OAUTH_ERRORS: Mapping[str, Refusal] = {
         "permanent-credential", "rejected", "The application may not sign in here.", "Check the app registration."
     ),
     "invalid_grant": Refusal("permanent-credential", "rejected", "The credential is rejected.", _NEW_CREDENTIAL),
+    "access_denied": Refusal(
+        "policy", "denied", "The sign-in is denied.", "Look in the tenant's Entra sign-in log for what denies it."
+    ),
+    "invalid_request": _MALFORMED,
+    "unsupported_grant_type": _MALFORMED,
     "interaction_required": Refusal("policy", "interaction", "A person would have to sign in.", _MFA),
     "consent_required": Refusal("consent", "not-consented", "Consent is missing.", "Consent as administrator."),
     "invalid_resource": Refusal(
@@ -152,8 +187,11 @@ def code_of(answer: Mapping[str, Any]) -> int:
     return int(found[1]) if found else 0
 
 
-def refusal(code: int, error: str = "", suberror: str = "") -> Refusal:
-    """What a refusal means, by its code, else by its OAuth error. An unknown one may pass."""
-    if suberror == "consent_required" and code not in CODES:
-        return OAUTH_ERRORS["consent_required"]
-    return CODES.get(code) or OAUTH_ERRORS.get(error, UNKNOWN)
+def refusal(code: int, error: str = "", suberror: str = "", *, status: int = 400) -> Refusal:
+    """What a refusal means, by its code, else by its OAuth error. An unknown one may pass, and so may one with the
+    `status` of a service in trouble."""
+    if code in CODES:
+        return CODES[code]
+    if status == 429 or status >= 500:
+        return UNKNOWN
+    return OAUTH_ERRORS.get("consent_required" if suberror == "consent_required" else error, UNKNOWN)

@@ -185,7 +185,8 @@ class SignIn:
             expires_at = asked + timedelta(seconds=min(int(answer.get("expires_in", 0)), LONGEST_SECONDS))
             return AccessToken(Secret(answer["access_token"]), expires_at)
         code = code_of(answer)
-        found = refusal(code, str(answer.get("error", "")), str(answer.get("suberror", "")))
+        status = session.last.status_code if session.last is not None else 400
+        found = refusal(code, str(answer.get("error", "")), str(answer.get("suberror", "")), status=status)
         if found.category == "transient":
             why = found.sentence.removesuffix(".")
             return _away(session.last, f"{why} (AADSTS{code})" if code else why)
@@ -227,8 +228,9 @@ def _told(error: Exception, last: requests.Response | None) -> TenantryError:
         answer = last.json()
     except requests.exceptions.JSONDecodeError:
         answer = None
-    code = code_of(answer) if isinstance(answer, dict) else 0
-    found = refusal(code)
+    answer = answer if isinstance(answer, dict) else {}
+    code = code_of(answer)
+    found = refusal(code, str(answer.get("error", "")), status=last.status_code)
     if code and found.category != "transient":
         return _failure(code, found)
     return _away(last, f"AADSTS{code}" if code else "no answer to a sign-in")

@@ -169,6 +169,20 @@ def test_wrong_and_expired_and_unknown_credentials_are_told_apart(estate: Estate
     assert refused_by(estate, secret)[1] == "consent"
 
 
+@pytest.mark.parametrize("code", [28000, 50194, 50196, 900144])
+def test_a_question_that_is_refused_as_it_stands_is_asked_once(estate: Estate, code: int) -> None:
+    signin = SignIn(estate.cloud, TenantId(estate.tenant.id), with_secret(estate.tenant))
+    estate.simulator.world.faults[(estate.tenant.id, "token")] = [Fault("aadsts", None, 0, {"code": code})]
+
+    for _ in range(2):
+        with pytest.raises(SignInFailed) as refused:
+            signin.token("graph")
+
+    assert refused.value.args[0] == code
+    asked = [(tenant, route) for tenant, route, _, _ in estate.simulator.world.requests]
+    assert asked.count((estate.tenant.id, "token")) == 1
+
+
 def test_a_login_service_that_is_down_is_no_refusal(estate: Estate) -> None:
     signin = SignIn(estate.cloud, TenantId(estate.tenant.id), with_secret(estate.tenant))
     estate.simulator.world.faults[("*", "*")] = [Fault("error", None, 0, {"status": 503})]
