@@ -215,7 +215,6 @@ class DatasetCollection:
             restarts=state.restarts,
             cloud=activation.cloud,
             exchange_server=activation.tenant.exchange_server,
-            domain=activation.tenant.domain,
         )
         public = await self._collector.transit_key()
         with data_key.to_secret() as key:

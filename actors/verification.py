@@ -24,7 +24,7 @@ from collectors.psrp import RemotePowerShell
 from collectors.reader import Request, Response
 from collectors.readers import reader_for
 from collectors.signin import Resource, SignIn
-from collectors.transport import HttpTransport, Patience
+from collectors.transport import BRIEFLY, HttpTransport
 from collectors.work import Assignment, NotPossible, Truncated
 from crypto.credential import Credential as Payload
 from crypto.credential import ServiceAccount, decode
@@ -53,7 +53,6 @@ from vault.policy import VERIFICATION
 
 Perform = Callable[[Request], Awaitable[Response]]
 
-ONCE = Patience(attempts=2, seconds=10.0, longest_back_off=1.0)
 MOST_REQUESTS = 8
 NO_ANSWER = (SignInFailed, ConnectionLost, ServiceUnavailable, Throttled)
 
@@ -87,7 +86,7 @@ class Verifying:
         raise, except a refusal to release, which is a finding."""
         noted = _Noted()
         for slot in slots:
-            found = await (self._entra(noted) if slot == ENTRA else self._exchange_server(noted))
+            found = await (self._entra(noted) if slot == ENTRA else self._exchange_server())
             self._record(slot, found)
             noted.resources += found
         return Verification(
@@ -112,7 +111,7 @@ class Verifying:
         resources: list[Resource] = [name for name in ("graph", "exchange") if name in wanted] or ["graph"]
         found: list[ResourceFound] = []
         tokens: Tokens | None = None
-        transport = HttpTransport(self.cloud, patience=ONCE)
+        transport = HttpTransport(self.cloud, patience=BRIEFLY)
         try:
             for resource in resources:
                 if found and found[-1].category in FOR_ALL:
@@ -149,7 +148,7 @@ class Verifying:
             unreadable=unreadable,
         )
 
-    async def _exchange_server(self, noted: _Noted) -> list[ResourceFound]:
+    async def _exchange_server(self) -> list[ResourceFound]:
         server = self.tenant.exchange_server
         if server is None:
             return []
@@ -187,7 +186,6 @@ class Verifying:
             dataset=PROBES[workload].name,
             mode="full",
             cloud=self.cloud,
-            domain=self.tenant.domain,
             exchange_server=self.tenant.exchange_server,
         )
         reader = reader_for(PROBES[workload], assignment)

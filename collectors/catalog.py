@@ -57,7 +57,7 @@ RULES: tuple[tuple[Callable[[Dataset], bool], str, Callable[[Dataset], object], 
     ),
     (lambda d: all(_PROPERTY.fullmatch(s) for s in d.select), "select", lambda d: d.select, "names of properties"),
     (
-        lambda d: all(d.key_names),
+        lambda d: bool(d.key) and all(ids.key_names(d.key)),
         "key",
         lambda d: d.key,
         "the property (or several, with commas) that identifies a row",

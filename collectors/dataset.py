@@ -50,11 +50,6 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     after: str = ""
 
     @property
-    def key_names(self) -> tuple[str, ...]:
-        """The properties that tell its rows apart together."""
-        return tuple(name.strip() for name in self.key.split(","))
-
-    @property
     def throttled_by(self) -> str:
         """The bucket that its requests are charged to; each workload has one of its name."""
         return self.bucket or self.workload

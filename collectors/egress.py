@@ -15,7 +15,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from collectors.dataset import Workload
 from collectors.reader import Request, Response
-from collectors.transport import HttpTransport, Patience, tls_context
+from collectors.transport import BRIEFLY, HttpTransport, tls_context
 from crypto.secret import Secret
 from domain.errors import ConnectionLost, ServiceUnavailable, Throttled
 from domain.events import ExchangeServer
@@ -23,7 +23,6 @@ from domain.ids import TenantId
 from domain.settings import Cloud
 
 CONNECT_SECONDS = 10.0
-ONCE = Patience(attempts=2, seconds=5.0, longest_back_off=1.0)
 DOWNLOADS: Mapping[str, tuple[str, ...]] = {"graph.microsoft.com": ("reports*.office.com",)}
 """Hosts that a Graph redirects downloads of usage reports to, with `*` for what varies (seen in public captures)."""
 PATHS: Mapping[str, str] = {"login": "/{tenant}/v2.0/.well-known/openid-configuration", "graph": "/v1.0/"}
@@ -95,7 +94,7 @@ async def answer_of(cloud: Cloud, purpose: str, tenant: TenantId | None) -> Resp
         cost=1.0,
         authorized=False,
     )
-    transport = HttpTransport(cloud, patience=ONCE)
+    transport = HttpTransport(cloud, patience=BRIEFLY)
     try:
         with Secret(b"none") as nothing:
             return await transport.perform(request, nothing)

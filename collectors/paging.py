@@ -21,9 +21,9 @@ from collectors.reader import (
     shortened,
     write_cursor,
 )
-from collectors.verdicts import RESTARTED, end_of, service_error, verdict
+from collectors.verdicts import RESTARTED, end_of, service_error, token_refused, verdict
 from collectors.work import Assignment, End, Truncated
-from domain.errors import ProtocolViolation, TokenExpired
+from domain.errors import ProtocolViolation
 from domain.events import Mode
 
 
@@ -99,9 +99,7 @@ class PagedReader(ABC):
         found = verdict(self.dataset.workload, status, error)
         if found == "token-expired":
             self._refused_tokens += 1
-            if self._refused_tokens == 1:
-                raise TokenExpired(self.dataset.workload)
-            self.end = Truncated("token-refused", "A fresh access token was refused as well. " + error.shown)
+            self.end = token_refused(self.dataset.workload, self._refused_tokens, error)
         elif found in RESTARTED and (self.place.link or self.assignment.since):
             self.end = begin_again(self.assignment, RESTARTED[found], self.restart_mode(found))
         else:

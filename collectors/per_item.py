@@ -31,9 +31,9 @@ from collectors.reader import (
     write_cursor,
 )
 from collectors.throttle import retry_after
-from collectors.verdicts import REPEATED, ServiceError, end_of, service_error, verdict
+from collectors.verdicts import REPEATED, ServiceError, end_of, service_error, token_refused, verdict
 from collectors.work import Assignment, Complete, End, NotPossible, Truncated
-from domain.errors import ProtocolViolation, TokenExpired
+from domain.errors import ProtocolViolation
 
 MOST_IDLE_ROUNDS = 8
 MOST_ITEM_PAGES = 10_000
@@ -297,9 +297,7 @@ class PerItemReader:
 
     def _token_refused(self, error: ServiceError) -> None:
         self._refused_tokens += 1
-        if self._refused_tokens == 1:
-            raise TokenExpired(self.dataset.workload)
-        self.end = Truncated("token-refused", "A fresh access token was refused as well. " + error.shown)
+        self.end = token_refused(self.dataset.workload, self._refused_tokens, error)
 
 
 def _noted(before: Refusals | None, refused: list[tuple[str, NotPossible | Truncated]]) -> Refusals | None:

@@ -19,6 +19,7 @@ from collectors.paging import PagedReader
 from collectors.reader import Place, Request, Response
 from collectors.work import Assignment, Complete
 from domain.errors import ProtocolViolation
+from domain.ids import key_names
 
 REDIRECTS = (301, 302, 303, 307, 308)
 MOST_COLUMNS = 256
@@ -61,7 +62,7 @@ class GraphReport(PagedReader):
                 self.doubt(f"The report's file was answered with HTTP {response.status}.", "unavailable")
             return []
         try:
-            rows = csv_rows(response.body, self.dataset.key_names)
+            rows = csv_rows(response.body, key_names(self.dataset.key))
         except ProtocolViolation as violation:
             self._file = None
             self.doubt(str(violation))

@@ -43,6 +43,8 @@ class Patience(NamedTuple):
 
 
 PATIENCE = Patience()
+BRIEFLY = Patience(attempts=2, seconds=10.0, longest_back_off=1.0)
+"""For a question that somebody waits for at a terminal."""
 LEAST_WAIT_SECONDS = 0.5
 """However short a wait the service asks for."""
 

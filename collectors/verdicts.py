@@ -12,6 +12,7 @@ import msgspec
 from collectors.dataset import Dataset, Workload
 from collectors.reader import shortened
 from collectors.work import NotPossible, Truncated
+from domain.errors import TokenExpired
 
 Verdict = Literal[
     "token-expired",
@@ -156,3 +157,11 @@ def end_of(dataset: Dataset, found: Verdict, status: int, error: ServiceError) -
         return NotPossible(found, shortened(f"{remedy} The service said: {error.shown or f'HTTP {status}'}"))
     reason = found if found in REPEATED else "refused"
     return Truncated(reason, f"HTTP {status}. {error.shown}".strip())
+
+
+def token_refused(workload: Workload, times: int, error: ServiceError) -> Truncated:
+    """How a collection ends whose access token was refused so often without an answer in between. Raises `TokenExpired`
+    the first time: a fresh one may do."""
+    if times == 1:
+        raise TokenExpired(workload)
+    return Truncated("token-refused", "A fresh access token was refused as well. " + error.shown)

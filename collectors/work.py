@@ -25,7 +25,6 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     dataset: Dataset
     mode: Mode
     cloud: Cloud
-    domain: str
     since: str | None = None
     window: tuple[datetime, datetime] | None = None
     cursor: str | None = None

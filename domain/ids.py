@@ -82,6 +82,11 @@ def known_dataset(text: str, known: Collection[Dataset]) -> Dataset:
     )
 
 
+def key_names(key: str | None) -> tuple[str, ...]:
+    """The properties that tell a dataset's rows apart together, of a `key` that joins them by commas."""
+    return tuple(name.strip() for name in key.split(",")) if key else ()
+
+
 def slot(text: str) -> Slot:
     """Raises `Malformed` unless `text` is one of `SLOTS`."""
     if text not in SLOTS:

@@ -4,6 +4,6 @@
 """
 
 from query.merge import DatasetShape, Row
-from query.state import fold_batches, items_of, rows_at
+from query.state import fold_batches, items_of
 
-__all__ = ["DatasetShape", "Row", "fold_batches", "items_of", "rows_at"]
+__all__ = ["DatasetShape", "Row", "fold_batches", "items_of"]

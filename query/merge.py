@@ -39,10 +39,6 @@ class DatasetShape(msgspec.Struct, frozen=True, kw_only=True):
     mode: Mode
     columns: tuple[str, ...] = ()
 
-    @property
-    def key_names(self) -> tuple[str, ...]:
-        return tuple(name.strip() for name in self.key.split(",")) if self.key else ()
-
 
 class Row(msgspec.Struct, frozen=True, gc=False):
     """One item as it was sent, when its batch was recorded, and by which run."""

@@ -10,9 +10,8 @@ from hashlib import sha256
 from crypto.batch import decode_batch
 from crypto.datakey import DataKey
 from domain.events import Recorded
-from domain.ids import Dataset, TenantId, collection_stream
+from domain.ids import Dataset, TenantId, key_names
 from eventstore.batches import BatchStore
-from eventstore.store import EventStore
 from query.merge import DatasetShape, Kept, Key, Layer, Row, change, key_of, lay_over, put
 from query.passes import Attempt, CountedBatch, Pass, fold_batches, showing
 
@@ -23,7 +22,6 @@ __all__ = [
     "fold_batches",
     "items_of",
     "known_at",
-    "rows_at",
     "rows_of",
     "showing",
 ]
@@ -39,25 +37,7 @@ def known_at(events: Sequence[Recorded], as_of: datetime | None) -> Sequence[Rec
     return events
 
 
-async def rows_at(  # noqa: PLR0917 - what names a dataset's rows is always given together
-    store: EventStore,
-    batches: BatchStore,
-    tenant: TenantId,
-    dataset: Dataset,
-    data_key: DataKey,
-    shape: DatasetShape,
-    as_of: datetime | None = None,
-) -> AsyncIterator[Row]:
-    """The rows that the dataset has, in no promised order.
-
-    Raises what the stores raise, and `SealBroken` for a batch that is not the one recorded or not of this key.
-    """
-    passes = fold_batches(known_at(store.read(collection_stream(tenant, dataset)), as_of))
-    async for row in rows_of(passes, batches, tenant, dataset, data_key, shape):
-        yield row
-
-
-async def rows_of(  # noqa: PLR0917 - as rows_at
+async def rows_of(  # noqa: PLR0917 - what names a dataset's rows is always given together
     passes: Sequence[Pass],
     batches: BatchStore,
     tenant: TenantId,
@@ -65,7 +45,11 @@ async def rows_of(  # noqa: PLR0917 - as rows_at
     data_key: DataKey,
     shape: DatasetShape,
 ) -> AsyncIterator[Row]:
-    """The same for passes that were folded elsewhere: where these rows are needed there may be no event store."""
+    """The rows that the dataset has after these passes, in no promised order. Where they are needed there may be no
+    event store.
+
+    Raises what the batch store raises, and `SealBroken` for a batch that is not the one recorded or not of this key.
+    """
     opened = _Batches(batches, tenant, dataset, data_key)
     if shape.mode == "window":
         async for row in _appended(passes, opened, shape):
@@ -76,7 +60,7 @@ async def rows_of(  # noqa: PLR0917 - as rows_at
             yield kept.row()
 
 
-async def items_of(  # noqa: PLR0917 - as rows_at
+async def items_of(  # noqa: PLR0917 - as rows_of
     passes: Sequence[Pass],
     batches: BatchStore,
     tenant: TenantId,
@@ -140,7 +124,7 @@ async def _folded(passes: Sequence[Pass], opened: _Batches, shape: DatasetShape)
 async def _seen(attempt: Attempt, opened: _Batches, shape: DatasetShape, layer: Layer) -> Layer:
     """The layer after the batches of one attempt."""
     apply = change if "delta" in (attempt.mode, shape.mode) else put
-    find = key_of(shape.key_names)
+    find = key_of(key_names(shape.key))
     async for batch, rows in opened.each(attempt.batches):
         for raw in rows:
             apply(layer, find(raw), Kept(raw, batch.at, batch.run))
@@ -153,7 +137,7 @@ async def _appended(passes: Sequence[Pass], opened: _Batches, shape: DatasetShap
     Reads backwards and keeps digests of keys only, so a log of any length streams.
     """
     met: set[bytes] = set()
-    find = key_of(shape.key_names)
+    find = key_of(key_names(shape.key))
     newest_first = [batch for one in passes for attempt in one.attempts for batch in attempt.batches][::-1]
     async for batch, rows in opened.each(newest_first):
         for raw in reversed(rows):

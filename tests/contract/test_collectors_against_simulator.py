@@ -79,7 +79,6 @@ class Estate:
             run=RUN,
             dataset=Dataset(name),
             cloud=self.cloud,
-            domain=self.tenant.domain,
             **given,
         )
 

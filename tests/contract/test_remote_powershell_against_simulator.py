@@ -66,7 +66,6 @@ class Server:
                     dataset=name,
                     mode="full",
                     cloud=CLOUDS["public"],
-                    domain=self.tenant.domain,
                     exchange_server=address,
                 )
                 reader = reader_for(CATALOG[name], assignment)
@@ -176,7 +175,6 @@ def test_what_is_no_answer_of_powershell_is_told_from_a_refusal() -> None:
                 dataset=CONNECTORS,
                 mode="full",
                 cloud=CLOUDS["public"],
-                domain="contoso.example",
                 exchange_server=address,
             ),
         ).next_request()

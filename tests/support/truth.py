@@ -18,11 +18,11 @@ from domain.events import (
     CollectionRestarted,
     CollectionStarted,
 )
-from domain.ids import Dataset, TenantId, collection_stream
+from domain.ids import Dataset, TenantId, collection_stream, key_names
 from eventstore.batches import BatchStore
 from eventstore.store import EventStore
 from query.merge import DatasetShape
-from query.state import rows_at
+from query.state import fold_batches, rows_of
 from simulator.server import truths
 from simulator.world import Tenant
 
@@ -60,9 +60,10 @@ def collected(store: EventStore, batches: BatchStore, tenant: TenantId, name: st
     """The rows that the dataset has now."""
     definition = CATALOG[Dataset(name)]
     shape = DatasetShape(key=definition.key, mode=definition.mode)
+    passes = fold_batches(store.read(collection_stream(tenant, Dataset(name))))
 
     async def read() -> list[Row]:
-        return [json.loads(row.raw) async for row in rows_at(store, batches, tenant, Dataset(name), key, shape)]
+        return [json.loads(row.raw) async for row in rows_of(passes, batches, tenant, Dataset(name), key, shape)]
 
     return asyncio.run(read())
 
@@ -101,7 +102,7 @@ def created(row: Row) -> datetime:
 
 def key_of(name: str, row: Row) -> str:
     definition = CATALOG[Dataset(name)]
-    return "|".join(str(row[part]) for part in DatasetShape(key=definition.key, mode="full").key_names)
+    return "|".join(str(row[part]) for part in key_names(definition.key))
 
 
 def members(row: Row) -> set[str]:

@@ -80,7 +80,6 @@ class Desk:
             dataset=Dataset(dataset),
             mode="full",
             cloud=CLOUDS["public"],
-            domain="contoso.com",
             exchange_server=SERVER,
             cursor=cursor,
         )

@@ -31,7 +31,7 @@ from domain.ids import Dataset, RunId, TenantId, collection_stream
 from eventstore.batches import open_batch_store
 from eventstore.store import open_event_store
 from query.merge import key_of
-from query.state import DatasetShape, fold_batches, items_of, rows_at
+from query.state import DatasetShape, Row, fold_batches, items_of, known_at, rows_of
 
 TENANT = TenantId("11111111-2222-3333-4444-555555555555")
 USERS = Dataset("entra.users")
@@ -95,8 +95,11 @@ class Written:
         return self.record(COMPLETED)
 
     async def table(self, shape: DatasetShape, as_of: datetime | None = None) -> list[dict[str, Any]]:
-        found = rows_at(self.store, self.batches, TENANT, USERS, self.key, shape, as_of)
-        return sorted([json.loads(row.raw) async for row in found], key=json.dumps)
+        return sorted([json.loads(row.raw) for row in await self.rows(shape, as_of)], key=json.dumps)
+
+    async def rows(self, shape: DatasetShape, as_of: datetime | None = None) -> list[Row]:
+        passes = fold_batches(known_at(self.store.read(collection_stream(TENANT, USERS)), as_of))
+        return [row async for row in rows_of(passes, self.batches, TENANT, USERS, self.key, shape)]
 
 
 COMPLETED = CollectionCompleted(run=RUN, rows=0, requests=1, restarts=0, seconds=1.0)
@@ -185,7 +188,7 @@ async def test_what_looks_like_links_but_is_not_stays_as_it_was_sent() -> None:
 async def test_a_row_shows_the_bytes_that_were_sent_and_where_they_come_from() -> None:
     written = Written()
     await written.collect("full", [{"id": "a", "n": 1.50, "é": "\ud7ff"}])
-    rows = [row async for row in rows_at(written.store, written.batches, TENANT, USERS, written.key, DELTA)]
+    rows = await written.rows(DELTA)
     assert [(row.raw, row.collected_at, row.run) for row in rows] == [
         (b'{"id": "a", "n": 1.5, "\\u00e9": "\\ud7ff"}', START + timedelta(minutes=1), RUN)
     ]

@@ -35,7 +35,6 @@ def assignment(name: str, **changes: Any) -> Assignment:
         run=RunId("20261122T203000-0a1b2c3d"),
         dataset=Dataset(name),
         cloud=CLOUDS["public"],
-        domain="contoso.example",
         **given,
     )
 

@@ -29,7 +29,6 @@ def reader(items: list[str], cursor: str | None = None, name: str = "entra.group
         dataset=Dataset(name),
         mode="per-item",
         cloud=CLOUDS["public"],
-        domain="contoso.example",
         cursor=cursor,
     )
     return PerItemReader(CATALOG[Dataset(name)], assignment, items)

@@ -30,7 +30,6 @@ def reader() -> Reader:
         dataset=NAME,
         mode="report",
         cloud=CLOUDS["public"],
-        domain="contoso.example",
     )
     return reader_for(load_catalog()[NAME], assignment)
 

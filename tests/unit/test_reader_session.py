@@ -78,7 +78,6 @@ class Scene:
             dataset=name,
             mode="full",
             cloud=CLOUDS["public"],
-            domain="contoso.example",
             cursor=cursor,
         )
         reader = reader_for(load_catalog()[name], assignment)
