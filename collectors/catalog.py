@@ -49,6 +49,7 @@ RULES: tuple[tuple[Callable[[Dataset], bool], str, Callable[[Dataset], object], 
         lambda d: d.count,
         "a Graph path such as /v1.0/users/$count",
     ),
+    (lambda d: not d.count or d.mode == "delta", "count", lambda d: d.count, "none: only mode delta asks for it"),
     (
         lambda d: d.workload == "graph" or bool(_CMDLET.fullmatch(d.cmdlet)),
         "cmdlet",

@@ -20,8 +20,8 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     Graph asks `path` (with `{item}` for mode `per-item`) with `select` and `query`; Exchange runs `cmdlet` with
     `parameters`, `item_parameter` taking the item. `items` names the dataset whose `item_key` property lists the items.
     `cost` is charged per request (per item inside a batch) to `bucket`, in the units of `throttle.LIMITS`.
-    `count`: a Graph path that answers the expected number of rows. `after`: the dataset that must be complete first,
-    in runs that have it.
+    `count`: a Graph path that answers how many rows a full round of mode `delta` has. `after`: the dataset that must be
+    complete first, in runs that have it.
     """
 
     name: ids.Dataset
