@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from collectors.asking import AskingReader
 from collectors.dataset import Dataset
 from collectors.pages import Page
 from collectors.paging import PagedReader
@@ -79,11 +80,11 @@ class ShellAnswer(msgspec.Struct):
     failed: bool = False
 
 
-class ExchangeServerList(PagedReader):
+class ExchangeServerList(AskingReader):
     """The objects a cmdlet returns on an Exchange Server: one answer, no pages."""
 
     def __init__(self, dataset: Dataset, assignment: Assignment) -> None:
-        super().__init__(dataset, assignment, "")
+        super().__init__(dataset, assignment)
         if assignment.exchange_server is None:
             self.end = NotPossible(
                 "no-endpoint", f"{dataset.name} needs an Exchange Server, and the tenant names none."
@@ -116,18 +117,12 @@ class ExchangeServerList(PagedReader):
         said = " ".join(answer.errors or answer.warnings)
         unknown = any("is not recognized as" in text for text in answer.errors)
         if unknown and not answer.rows:
-            self.end = NotPossible(
-                "not-permitted", f"{self.dataset.name} needs {self.dataset.permission}. {said[:200]}"
-            )
+            needed = f"{self.dataset.name} needs {self.dataset.permission}. {said[:200]}"
+            self.conclude(NotPossible("not-permitted", needed))
         elif answer.errors or answer.failed:
-            self.end = Truncated("cmdlet-failed", f"The server said: {said[:250]}")
+            self.conclude(Truncated("cmdlet-failed", f"The server said: {said[:250]}"))
         elif answer.warnings:
-            self.end = Truncated("warned", f"The server warned: {said[:250]}")
+            self.conclude(Truncated("warned", f"The server warned: {said[:250]}"))
         else:
-            self.end = Complete()
-        ended = self.end if isinstance(self.end, (Complete, Truncated)) else None
-        self.place = msgspec.structs.replace(self.place, end=ended)
+            self.conclude(Complete())
         return [bytes(row) for row in answer.rows]
-
-    def finish(self, page: Page, place: Place) -> Place:
-        raise ProtocolViolation("exchange-server", "an answer in pages")

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 
 import msgspec
 
+from collectors.asking import AskingReader
 from collectors.dataset import Dataset
 from collectors.pages import Page, is_own, own_link, read_page, rows_of, telling
-from collectors.reader import (
-    MOST_ATTEMPTS,
-    MOST_PAGES,
-    Place,
-    Request,
-    Response,
-    back_off,
-    begin_again,
-    fewer_than_announced,
-    read_cursor,
-    shortened,
-    write_cursor,
-)
-from collectors.verdicts import RESTARTED, end_of, service_error, token_refused, verdict
-from collectors.work import Assignment, End, Truncated
+from collectors.reader import MOST_PAGES, Place, Response, begin_again, fewer_than_announced, shortened
+from collectors.verdicts import RESTARTED, service_error, verdict
+from collectors.work import Assignment
 from domain.errors import ProtocolViolation
 from domain.events import Mode
 
 
-class PagedReader(ABC):
+class PagedReader(AskingReader):
     """Reads page after page of one list. A dialect says what to ask (`request`) and what a last page means (`finish`).
 
     A link is followed once and only to `origin`; whatever cannot be a page is asked for again a few times and then
@@ -35,27 +24,12 @@ class PagedReader(ABC):
     """
 
     def __init__(self, dataset: Dataset, assignment: Assignment, origin: str) -> None:
-        self.dataset = dataset
-        self.assignment = assignment
+        super().__init__(dataset, assignment)
         self.origin = origin
-        self.place = read_cursor(assignment.cursor)
-        self.end: End | None = self.place.end
         self._followed = {hash(self.place.link)} if self.place.link else set()
         """Hashes: there may be many links, and long ones."""
-        self._attempts = 0
-        self._refused_tokens = 0
         if self.place.link and not is_own(self.place.link, origin):
             self.end = begin_again(assignment, "cursor-of-another-cloud", assignment.mode)
-
-    @property
-    def cursor(self) -> str | None:
-        return write_cursor(self.place)
-
-    def next_request(self) -> Request | None:
-        if self.end is not None:
-            return None
-        request = self.request(self.place)
-        return msgspec.structs.replace(request, wait=back_off(self._attempts)) if self._attempts else request
 
     def receive(self, response: Response) -> list[bytes]:
         if response.status != 200:
@@ -73,13 +47,8 @@ class PagedReader(ABC):
             return []
         if place.link:
             self._followed.add(hash(place.link))
-        self.place, self.end = place, place.end
-        self._attempts = self._refused_tokens = 0
+        self.move(place)
         return rows
-
-    @abstractmethod
-    def request(self, place: Place) -> Request:
-        """What to ask there."""
 
     @abstractmethod
     def finish(self, page: Page, place: Place) -> Place:
@@ -94,22 +63,12 @@ class PagedReader(ABC):
         return self.assignment.mode
 
     def refuse(self, status: int, body: bytes | msgspec.Raw) -> None:
-        """Take an answer that is no page. Raises `TokenExpired` the first time a token is refused."""
-        error = service_error(body)
-        found = verdict(self.dataset.workload, status, error)
-        if found == "token-expired":
-            self._refused_tokens += 1
-            self.end = token_refused(self.dataset.workload, self._refused_tokens, error)
-        elif found in RESTARTED and (self.place.link or self.assignment.since):
+        """A link that the service no longer takes means to begin again."""
+        found = verdict(self.dataset.workload, status, service_error(body))
+        if found in RESTARTED and (self.place.link or self.assignment.since):
             self.end = begin_again(self.assignment, RESTARTED[found], self.restart_mode(found))
         else:
-            self.end = end_of(self.dataset, found, status, error)
-
-    def doubt(self, why: str, reason: str = "protocol") -> None:
-        """Ask the same again, or end as truncated after enough attempts."""
-        self._attempts += 1
-        if self._attempts >= MOST_ATTEMPTS:
-            self.end = Truncated(reason, shortened(why))
+            super().refuse(status, body)
 
     def _error_inside(self, body: bytes) -> None:
         """An error that arrived with status 200 means the same as with its own; an unknown one may pass."""

@@ -12,10 +12,9 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
+from collectors.asking import AskingReader
 from collectors.dataset import Dataset
 from collectors.graph import ask, first_url
-from collectors.pages import Page
-from collectors.paging import PagedReader
 from collectors.reader import Place, Request, Response
 from collectors.work import Assignment, Complete
 from domain.errors import ProtocolViolation
@@ -26,16 +25,16 @@ MOST_COLUMNS = 256
 _ADDRESS = re.compile(r"https://[A-Za-z0-9.-]+(:\d{1,5})?/[!-~]{0,8192}")
 
 
-class GraphReport(PagedReader):
+class GraphReport(AskingReader):
     """One report. Each row becomes a JSON object with the column names of the header and strings as values."""
 
     def __init__(self, dataset: Dataset, assignment: Assignment) -> None:
-        super().__init__(dataset, assignment, assignment.cloud.graph)
+        super().__init__(dataset, assignment)
         self._file: str | None = None
 
     def request(self, place: Place) -> Request:
         if self._file is None:
-            request = ask(self.dataset, self.assignment, first_url(self.dataset, self.origin))
+            request = ask(self.dataset, self.assignment, first_url(self.dataset, self.assignment.cloud.graph))
             return msgspec.structs.replace(
                 request, headers={**request.headers, "Accept": "*/*"}, bucket=f"{request.bucket}/{self.dataset.name}"
             )
@@ -67,12 +66,8 @@ class GraphReport(PagedReader):
             self._file = None
             self.doubt(str(violation))
             return []
-        self.end = Complete()
-        self.place = msgspec.structs.replace(self.place, end=self.end)
+        self.conclude(Complete())
         return rows
-
-    def finish(self, page: Page, place: Place) -> Place:
-        raise ProtocolViolation("graph", "a report in pages")
 
     def _redirect(self, location: str) -> None:
         if _ADDRESS.fullmatch(location):
