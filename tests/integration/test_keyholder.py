@@ -147,7 +147,7 @@ def test_a_keyholder_that_cannot_start_says_why(empty_house: House) -> None:
 
 
 def test_it_ends_by_itself_when_nobody_is_connected(house: House) -> None:
-    with connect(house.settings, idle_seconds=0.2) as keyholder:
+    with connect(house.settings, idle_seconds=1.0) as keyholder:
         pid = keyholder.health().pid
     house.wait_for_end(pid)
     assert not (house.state / SOCKET).exists()
