@@ -34,4 +34,4 @@ lock:
 	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 requirements.in -o requirements.txt
 
 clean:
-	rm -rf $(VENV) .tenantry-demo
+	rm -rf $(VENV) .tenantry-demo .simulator

@@ -6,18 +6,24 @@ from pathlib import Path
 
 import msgspec
 
-from cli.command import Session
+from cli.command import Session, option
 from cli.config import FILE, KEYS
-from cli.state import initialise
+from cli.simulated import program
+from cli.state import VERSION_FILE, initialise
 from crypto.keyring import fingerprint, parse_public
+from domain.errors import NotAllowed
 from domain.settings import without_secrets
+
+OF_SETTINGS = (".toml", ".pem")
 
 
 def init(session: Session) -> None:
-    """Make a state directory with its vault key, event key and ledger key.
+    """Make a state directory with its vault key, event key and ledger key. It is new, empty, or has nothing in it but
+    settings (*.toml) and certificate authorities (*.pem).
 
     Example: `tenantry init --state /var/lib/tenantry`
     """
+    refuse_foreign(Path(session.settings.state))
     jwks = initialise(session.settings)
     key = parse_public(jwks)
     facts = {"state": session.settings.state, "vault_key": key.thumbprint, "fingerprint": fingerprint(key)}
@@ -28,7 +34,22 @@ def init(session: Session) -> None:
     session.say(f"Vault key {facts['vault_key']}")
     session.say(f"Fingerprint to pin: {facts['fingerprint']}")
     session.say(f"Settings, such as clouds of your own, go into {Path(session.settings.state) / FILE}.")
-    session.say("Next: `tenantry tenant add ID --domain NAME`, then `tenantry credential set ID --kind ...`.")
+    again = option(session)
+    session.say(
+        f"Next: `{program()} tenant add ID --domain NAME{again}`, "
+        f"then `{program()} credential set ID --kind ...{again}`."
+    )
+
+
+def refuse_foreign(directory: Path) -> None:
+    """Raises `NotAllowed` for a directory that somebody uses for something else."""
+    if not directory.is_dir() or (directory / VERSION_FILE).exists():
+        return
+    others = sorted(path.name for path in directory.iterdir() if path.suffix not in OF_SETTINGS)
+    if others:
+        why = f"{directory} has other files in it, {others[0]} for example"
+        raise NotAllowed("initialise", why, "Give a new directory with --state.")
+    directory.chmod(0o700)
 
 
 def config_show(session: Session) -> None:

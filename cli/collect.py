@@ -12,7 +12,7 @@ import typer
 
 from actors.plan import datasets_for
 from actors.standing import REASON
-from cli.command import FAILED, INCOMPLETE, Session, flag, now, operator, tell
+from cli.command import FAILED, INCOMPLETE, Session, flag, now, operator, option, tell
 from cli.forecast import announce
 from cli.progress import Progress, completed, counted
 from cli.refusals import Refusal
@@ -31,8 +31,6 @@ from domain.run import Run
 from domain.tenant import Tenant
 from eventstore.streams import Held
 from projections.runs import RunRow
-
-STOPPED = Refusal("Stopped", do="What was collected so far is kept; the next `tenantry collect` goes on from there.")
 
 
 def collect(
@@ -165,7 +163,9 @@ def carry_out(session: Session, state: State, requested: Sequence[RunId]) -> lis
                         raise KeyboardInterrupt
             progress.update()
     except KeyboardInterrupt:
-        session.refuse(STOPPED, INCOMPLETE)
+        again = f"`tenantry collect{option(session)}`"
+        kept = f"What was collected so far is kept; the next {again} goes on from there."
+        session.refuse(Refusal("Stopped", do=kept), INCOMPLETE)
         raise typer.Exit(INCOMPLETE) from None
     return runs_by_id(state, requested)
 

@@ -9,6 +9,7 @@ import functools
 import getpass
 import inspect
 import os
+import shlex
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -84,6 +85,12 @@ class Session:
     def refuse(self, refusal: Refusal, code: int) -> None:
         """On standard error."""
         refuse(refusal, code, json=self.json)
+
+
+def option(session: Session) -> str:
+    """What to add to a command so that it finds this state directory, from the current one."""
+    shown = os.path.relpath(session.settings.state)
+    return "" if shown == DEFAULT_STATE else f" --state {shlex.quote(shown)}"
 
 
 def tell(sentence: str) -> None:

@@ -101,7 +101,7 @@ def demo(
         stop_keyholder(settings)
         if serve:
             simulator.wait(lambda: session.say("The simulator serves on. Ctrl-C stops it."))
-    further(session, directory, enrolled[0], time.monotonic() - begun)
+    further(session, enrolled[0], time.monotonic() - begun)
     if session.json:
         session.print_json(
             {

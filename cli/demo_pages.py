@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from rich.rule import Rule
 
 from cli.collect import explanation
-from cli.command import Session
-from cli.config import DEFAULT_STATE
+from cli.command import Session, option
 from cli.simulated import program
 from cli.state import State
 from cli.trail import entry, replayed, show_entries
@@ -70,9 +66,7 @@ def past(session: Session, state: State, tenant: str, name: str, position: int) 
             session.show(line["datasets"], ("dataset", "state", "rows", "last_complete"), "Nothing.")
 
 
-def further(session: Session, directory: Path, tenant: str, seconds: float) -> None:
-    shown = os.path.relpath(directory)
-    option = "" if shown == DEFAULT_STATE else f" --state {shlex.quote(shown)}"
+def further(session: Session, tenant: str, seconds: float) -> None:
     step(session, f"Done in {seconds:.0f} s. Go on in the same state directory:")
     for line in (
         "tenant list",
@@ -81,4 +75,4 @@ def further(session: Session, directory: Path, tenant: str, seconds: float) -> N
         f"audit log --credential {tenant}",
         "audit verify",
     ):
-        session.say(f"  {program()} {line}{option}")
+        session.say(f"  {program()} {line}{option(session)}")

@@ -50,6 +50,7 @@ def introduce(session: Session, started: Started) -> None:
             typer.echo(command)
     if len(started.tenants) > LISTED:
         session.say(f"... and {len(started.tenants) - LISTED} more: --json names them all.")
+    session.say("\nIts credentials are new at each start: enrol again then, and give --port to keep its address.")
     session.say(f"\nThen: `{shlex.quote(program())} collect --all`.")
     session.say(f"Serving at {started.url}; controls at {started.url}/_simulator/. Ctrl-C stops it.")
 

@@ -31,7 +31,7 @@ def program() -> str:
 class SimulatorFailed(PermanentError):
     """(why)"""
 
-    sentence = "The simulator did not start: {0}. Check --directory and its permissions."
+    sentence = "The simulator did not start: {0}. Check --directory."
 
 
 class SimulatedCredential(msgspec.Struct, frozen=True, kw_only=True):

@@ -154,9 +154,8 @@ def show(session: Session, tenant: TenantArgument) -> None:
     if session.json:
         session.print_json(facts)
         return
-    plan = ", ".join(known.datasets) or "the whole catalog"
     session.say(f"{known.name} ({known.id}), {known.domain}, cloud {known.cloud}: {known.state}", "bold")
-    session.say(f"Plan: {plan}, every {known.cadence_seconds / 3600:g} h")
+    session.say(told_plan(known))
     if known.exchange_server:
         session.say(f"Exchange Server: {known.exchange_server.host}:{known.exchange_server.port}")
     last = f"Last run {row['last_run']} ({row['last_run_state']})" if row.get("last_run") else "Never collected"
@@ -177,14 +176,28 @@ def plan(
     datasets: Annotated[
         list[str] | None, typer.Option("--dataset", "-d", metavar="NAME", help="Only these datasets.")
     ] = None,
-    every: Every = 24.0,
+    every: Annotated[float | None, typer.Option(metavar="HOURS", help="Hours between runs [default: 24].")] = None,
+    whole: Annotated[bool, flag("--whole-catalog", help="Every dataset.")] = False,
 ) -> None:
-    """Say which datasets to collect and how often; without --dataset, the whole catalog.
+    """Say which datasets to collect and how often; without any of these options, show the plan.
 
     Example: `tenantry tenant plan TENANT -d entra.users -d audit.sign-ins --every 6`
     """
-    wanted = planned(session, datasets, every)
+    if whole and datasets:
+        raise NotAllowed("plan", "the whole catalog is asked for, and some datasets", "Give one of both.")
+    known = opened(session).tenant(tenant)
+    if not datasets and not whole and every is None:
+        if session.json:
+            session.print_json({"datasets": known.datasets, "cadence_seconds": known.cadence_seconds})
+        session.say(told_plan(known))
+        return
+    hours = known.cadence_seconds / 3600 if every is None else every
+    wanted = planned(session, datasets or ([] if whole else known.datasets), hours)
     _decide(session, tenant, "Planned", lambda known: tenants.plan(known, *wanted))
+
+
+def told_plan(known: Tenant) -> str:
+    return f"Plan: {', '.join(known.datasets) or 'the whole catalog'}, every {known.cadence_seconds / 3600:g} h"
 
 
 def planned(session: Session, datasets: Sequence[str] | None, every: float) -> Plan:

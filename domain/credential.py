@@ -109,7 +109,7 @@ def evolve(state: Credential | None, event: CredentialEvent) -> Credential | Non
                 vault_key=event.vault_key,
                 digest=event.digest,
                 expires=event.expires,
-                state="sealed",
+                state="verified" if event.verified is True else "sealed",
                 refusals=(),
                 lockout=_lockout(state, event.identity),
                 announced=None,
@@ -210,6 +210,7 @@ def restore(former: Credential) -> list[CredentialEvent]:
         vault_key=former.vault_key,
         digest=former.digest,
         expires=former.expires,
+        verified=True if former.state == "verified" else msgspec.UNSET,
     )
     return [facts, *([former.lockout] if former.lockout else []), *former.refusals]
 

@@ -129,11 +129,14 @@ class CredentialSealed(Event, frozen=True, tag="credential-sealed/1"):
 
 
 class CredentialRotated(Event, frozen=True, tag="credential-rotated/1"):
+    """`verified`: of a former envelope that is put back after another was refused, and that had signed in."""
+
     kind: CredentialKind
     identity: str
     vault_key: str
     digest: str
     expires: datetime | None = None
+    verified: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class CredentialVerified(Event, frozen=True, tag="credential-verified/1"):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
+import os
 import signal
 import sys
 import threading
@@ -36,6 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())
     try:
+        taken = _taken(directory)
+    except BlockingIOError:
+        sys.stderr.write(f"Another simulator uses {directory}. Give a directory of its own.\n")
+        return 1
+    except OSError as error:
+        sys.stderr.write(f"{error.filename or directory}: {error.strerror or error}\n")
+        return 1
+    try:
         estate = build_estate(
             tenants=options.tenants,
             users=options.users,
@@ -57,7 +67,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         sys.stderr.write(f"{error.filename or directory}: {error.strerror or error}\n")
         return 1
+    finally:
+        os.close(taken)
     return 0
+
+
+def _taken(directory: Path) -> int:
+    """A lock on the directory, held until the descriptor is closed: another simulator would write over its files."""
+    directory.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def announcement(simulator: Simulator, estate: Estate) -> dict[str, object]:

@@ -318,6 +318,10 @@ def test_the_program_ends_on_a_signal_and_says_when_its_port_is_taken(tmp_path: 
         1,
         f"Port {port} on the loopback interface is in use; choose another one or leave it out.\n",
     )
+    third = Program(tmp_path / "first", "--tenants", "1")
+    assert third.end() == (1, f"Another simulator uses {tmp_path / 'first'}. Give a directory of its own.\n")
+    with httpx.Client(verify=ssl.create_default_context(cafile=first.said["ca_bundle"])) as http:
+        assert http.get(f"{first.said['url']}/_simulator/").status_code == 200
     os.kill(first.process.pid, signal.SIGTERM)
     assert first.end() == (0, "")
 

@@ -363,9 +363,14 @@ def test_init_makes_nothing_where_it_cannot(desk: Desk, place: str) -> None:
 
 def test_init_leaves_the_files_of_others_alone(desk: Desk) -> None:
     other = desk.directory / "other"
-    (other / "secrets").mkdir(parents=True)
-    assert "is in the way" in desk.refused(2, "init", "--state", "other")
-    assert [path.name for path in other.iterdir()] == ["secrets"]
+    other.mkdir(mode=0o755)
+    (other / "notes.md").write_text("mine")
+    assert "notes.md for example" in desk.refused(2, "init", "--state", "other")
+    assert [path.name for path in other.iterdir()] == ["notes.md"]
+    (other / "notes.md").rename(other / "tenantry.toml")
+    (other / "tenantry.toml").write_text("")
+    assert desk.type("init", "--state", "other").code == 0
+    assert other.stat().st_mode & 0o777 == 0o700
 
 
 def test_the_simulators_port_may_be_taken(desk: Desk) -> None:

@@ -68,3 +68,21 @@ def test_a_registration_that_was_interrupted_before_there_was_a_data_key_is_fini
 
     assert shown(desk, STRANGER)["data_key"]
     assert "already exists" in desk.refused(2, "tenant", "add", STRANGER, "--domain", "fabrikam.com")
+
+
+def test_a_plan_is_shown_until_something_of_it_is_changed(desk: Desk) -> None:
+    assert "the whole catalog, every 24 h" in desk.type("tenant", "plan", CONTOSO).out
+    assert desk.type("tenant", "plan", CONTOSO, "-d", "entra.users", "--every", "6").code == 0
+    last = desk.opened().store.last_position()
+    assert "entra.users, every 6 h" in desk.type("tenant", "plan", CONTOSO).out
+    assert json.loads(desk.type("tenant", "plan", CONTOSO, "--json").out) == {
+        "datasets": ["entra.users"],
+        "cadence_seconds": 6 * 3600,
+    }
+    assert desk.opened().store.last_position() == last
+
+    assert desk.type("tenant", "plan", CONTOSO, "--every", "12").code == 0
+    assert (shown(desk)["datasets"], shown(desk)["cadence_seconds"]) == (["entra.users"], 12 * 3600)
+    assert desk.type("tenant", "plan", CONTOSO, "--whole-catalog").code == 0
+    assert (shown(desk)["datasets"], shown(desk)["cadence_seconds"]) == ([], 12 * 3600)
+    assert "Give one of both" in desk.refused(2, "tenant", "plan", CONTOSO, "--whole-catalog", "-d", "entra.users")

@@ -244,7 +244,7 @@ def test_what_was_put_back_stands_as_it_stood_before(
 
     assert restored is not None
     assert (restored.digest, restored.identity, restored.expires) == ("d1", "app", NOON)
-    assert (restored.refusals, restored.lockout) == (former.refusals, former.lockout)
+    assert (restored.state, restored.refusals, restored.lockout) == (former.state, former.refusals, former.lockout)
     assert credentials.hindrance(restored, NOON, "graph") == credentials.hindrance(former, NOON, "graph")
 
 
