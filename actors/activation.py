@@ -47,7 +47,7 @@ class Tokens(Protocol):
 
 class OpenTokens(Protocol):
     def __call__(
-        self, cloud: Cloud, tenant: TenantId, credential: payloads.Credential, *, now: Callable[[], datetime]
+        self, cloud: Cloud, tenant: TenantId, credential: payloads.Payload, *, now: Callable[[], datetime]
     ) -> Tokens: ...
 
 

@@ -26,8 +26,7 @@ from collectors.readers import reader_for
 from collectors.signin import Resource, SignIn
 from collectors.transport import BRIEFLY, HttpTransport
 from collectors.work import Assignment, NotPossible, Truncated
-from crypto.credential import Credential as Payload
-from crypto.credential import ServiceAccount, decode
+from crypto.credential import Payload, ServiceAccount, decode
 from crypto.secret import Secret
 from crypto.transit import TransitKey
 from domain import credential as credentials

@@ -35,7 +35,7 @@ from cli.tenant import register
 from collectors.catalog import load_catalog
 from collectors.graph import HEADERS, first_url
 from collectors.signin import SignIn
-from crypto.credential import Credential
+from crypto.credential import Payload
 from domain.events import TenantRegistered
 from domain.ids import ENTRA, TenantId, dataset
 
@@ -109,7 +109,7 @@ def enrol(state: State, tenant: SimulatedTenant) -> None:
     store_sealed(state, make(TenantId(tenant.id), ENTRA, state.public_key(), credential_of(tenant)))
 
 
-def credential_of(tenant: SimulatedTenant) -> Credential:
+def credential_of(tenant: SimulatedTenant) -> Payload:
     """The first tenant of a simulated estate signs in by certificate."""
     known = tenant.credential
     return read_credential(known.kind, known.client_id, known.username, Path(known.file))

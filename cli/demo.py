@@ -183,7 +183,7 @@ def enrol(session: Session, state: State, simulator: SimulatorProcess) -> list[s
     return [one.id for one in simulator.started.tenants]
 
 
-def payload(one: SimulatedTenant) -> payloads.Credential:
+def payload(one: SimulatedTenant) -> payloads.Payload:
     text = Path(one.credential.file).read_text().strip()
     match one.credential.kind:
         case "app-certificate":

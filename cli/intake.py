@@ -27,7 +27,7 @@ _STANDARD = 2
 
 def read_credential(
     kind: str, client_id: str, username: str, certificate: Path | None, password_fd: int | None = None
-) -> payloads.Credential:
+) -> payloads.Payload:
     """Asks for what is missing; raises `Malformed`, `NotAllowed` or `Unreadable` for what cannot be.
 
     `password_fd`: where the client secret, the password, or the password of the PFX file is read from.

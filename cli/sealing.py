@@ -48,7 +48,7 @@ class SealedCredential(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     digest: str
 
 
-def make(tenant: TenantId, which: Slot, key: VaultPublicKey, payload: payloads.Credential) -> SealedCredential:
+def make(tenant: TenantId, which: Slot, key: VaultPublicKey, payload: payloads.Payload) -> SealedCredential:
     with payloads.encode(payload) as secret:
         sealed = envelope.seal(secret, tenant=tenant, slot=which, key=key)
     return SealedCredential(

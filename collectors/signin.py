@@ -22,7 +22,7 @@ from msal.exceptions import MsalError
 
 from collectors.aadsts import Refusal, code_of, refusal
 from collectors.throttle import retry_after
-from crypto.credential import AppCertificate, AppSecret, Credential, ServiceAccount
+from crypto.credential import AppCertificate, AppSecret, Payload, ServiceAccount
 from crypto.secret import Secret
 from domain.credential import FOR_ALL
 from domain.errors import (
@@ -127,7 +127,7 @@ class SignIn:
         self,
         cloud: Cloud,
         tenant: TenantId,
-        credential: Credential,
+        credential: Payload,
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         timeout: tuple[float, float] = TIMEOUT_SECONDS,

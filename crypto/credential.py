@@ -28,7 +28,7 @@ _MAX_SECRET = 1024
 _MAX_PEM = 12 * 1024
 
 
-class _Payload(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", forbid_unknown_fields=True):
+class _Kind(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", forbid_unknown_fields=True):
     """Shows nothing and is not pickled. It is JSON only on its way into and out of a `Secret`."""
 
     def __repr__(self) -> str:
@@ -43,7 +43,7 @@ class _Payload(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", forb
     __copy__ = __reduce__
 
 
-class AppCertificate(_Payload, frozen=True, tag="app-certificate"):
+class AppCertificate(_Kind, frozen=True, tag="app-certificate"):
     """An app registration's certificate and its private key, both PEM, the key not encrypted."""
 
     client_id: str
@@ -51,73 +51,73 @@ class AppCertificate(_Payload, frozen=True, tag="app-certificate"):
     private_key_pem: str
 
 
-class AppSecret(_Payload, frozen=True, tag="app-secret"):
+class AppSecret(_Kind, frozen=True, tag="app-secret"):
     client_id: str
     secret: str
 
 
-class ServiceAccount(_Payload, frozen=True, tag="service-account"):
+class ServiceAccount(_Kind, frozen=True, tag="service-account"):
     username: str
     password: str
     client_id: str = AZURE_POWERSHELL
 
 
-Credential: TypeAlias = AppCertificate | AppSecret | ServiceAccount
+Payload: TypeAlias = AppCertificate | AppSecret | ServiceAccount
 
 
-def encode(credential: Credential) -> Secret:
+def encode(payload: Payload) -> Secret:
     """Raises `Malformed` for what cannot sign in: no GUID, nothing in a field, a certificate without its key, or with a
     key that is not RSA."""
-    _check(credential)
-    if isinstance(credential, AppCertificate):
-        public = _certificate(credential).public_key()
+    _check(payload)
+    if isinstance(payload, AppCertificate):
+        public = _certificate(payload).public_key()
         if not isinstance(public, rsa.RSAPublicKey):
             raise Malformed("certificate", "...", "a certificate with an RSA key, the only kind that can sign in")
-    return Secret(msgspec.json.encode(credential))
+    return Secret(msgspec.json.encode(payload))
 
 
-def decode(secret: Secret) -> Credential:
+def decode(secret: Secret) -> Payload:
     """Raises `EnvelopeRejected`, which quotes nothing: a sealed payload is whatever its writer put in. A certificate
     with another kind of key opens: signing in tells what is wrong with it."""
     try:
-        credential = cast(Credential, msgspec.json.decode(secret.reveal(), type=Credential))
-        _check(credential)
+        payload = cast(Payload, msgspec.json.decode(secret.reveal(), type=Payload))
+        _check(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise EnvelopeRejected("what it holds is no credential") from None
     except Malformed as error:
         raise EnvelopeRejected(f"the {error.args[0]} in it cannot be used") from None
-    return credential
+    return payload
 
 
-def kind_of(credential: Credential) -> CredentialKind:
-    return cast(CredentialKind, credential.__struct_config__.tag)
+def kind_of(payload: Payload) -> CredentialKind:
+    return cast(CredentialKind, payload.__struct_config__.tag)
 
 
-def identity_of(credential: Credential) -> str:
+def identity_of(payload: Payload) -> str:
     """The client id, or the user name of a service account."""
-    match credential:
+    match payload:
         case ServiceAccount():
-            return credential.username
+            return payload.username
         case AppCertificate() | AppSecret():
-            return credential.client_id
+            return payload.client_id
 
 
-def expires_of(credential: Credential) -> datetime | None:
+def expires_of(payload: Payload) -> datetime | None:
     """The certificate's notAfter in UTC. Nothing else says when it expires."""
-    return _certificate(credential).not_valid_after_utc if isinstance(credential, AppCertificate) else None
+    return _certificate(payload).not_valid_after_utc if isinstance(payload, AppCertificate) else None
 
 
-def _check(credential: Credential) -> None:
-    if not _GUID.fullmatch(credential.client_id):
+def _check(payload: Payload) -> None:
+    if not _GUID.fullmatch(payload.client_id):
         raise Malformed("client id", "...", "the application (client) id, a GUID")
-    match credential:
+    match payload:
         case AppCertificate():
-            _check_pair(credential)
+            _check_pair(payload)
         case AppSecret():
-            _check_text("client secret", credential.secret, _MAX_SECRET)
+            _check_text("client secret", payload.secret, _MAX_SECRET)
         case ServiceAccount():
-            _check_text("user name", credential.username, _MAX_TEXT)
-            _check_text("password", credential.password, _MAX_SECRET)
+            _check_text("user name", payload.username, _MAX_TEXT)
+            _check_text("password", payload.password, _MAX_SECRET)
 
 
 def _check_text(what: str, text: str, limit: int) -> None:
@@ -130,12 +130,12 @@ def _is_writable(character: str) -> bool:
     return ord(character) >= 32 and not "\ud800" <= character <= "\udfff"
 
 
-def _check_pair(credential: AppCertificate) -> None:
-    if max(len(credential.certificate_pem), len(credential.private_key_pem)) > _MAX_PEM:
+def _check_pair(payload: AppCertificate) -> None:
+    if max(len(payload.certificate_pem), len(payload.private_key_pem)) > _MAX_PEM:
         raise Malformed("certificate", "...", f"PEM of at most {_MAX_PEM} characters")
-    certificate = _certificate(credential)
+    certificate = _certificate(payload)
     try:
-        private: Any = load_pem_private_key(credential.private_key_pem.encode(), None)
+        private: Any = load_pem_private_key(payload.private_key_pem.encode(), None)
         public = spki(private.public_key())
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise Malformed("private key", "...", "an unencrypted PEM private key") from None
@@ -147,8 +147,8 @@ def _check_pair(credential: AppCertificate) -> None:
         raise Malformed("private key", "...", "the private key of the certificate next to it")
 
 
-def _certificate(credential: AppCertificate) -> x509.Certificate:
+def _certificate(payload: AppCertificate) -> x509.Certificate:
     try:
-        return x509.load_pem_x509_certificate(credential.certificate_pem.encode())
+        return x509.load_pem_x509_certificate(payload.certificate_pem.encode())
     except ValueError:
         raise Malformed("certificate", "...", "a PEM certificate") from None

@@ -24,9 +24,9 @@ from domain.errors import Malformed, StorageFull, StoreUnavailable, TenantryErro
 from domain.events import AnyEvent, Recorded, stored_name
 from domain.ids import Stream
 from domain.settings import without_secrets
+from eventstore.identity import FileIdentity
 from eventstore.mapper import SealedMapper, Stored
 from eventstore.recorder import EventRecorder, MemoryEventRecorder, SQLiteEventRecorder
-from eventstore.standing import Standing
 
 MAX_APPENDED = 10_000
 LOCK_TIMEOUT_SECONDS = 30
@@ -189,9 +189,9 @@ def open_event_store(url: str, key: bytes) -> EventStore:
         return EventStore(MemoryEventRecorder(), mapper, "memory", lambda: None, lambda: None)
     if not path.is_file():
         raise Unreadable("event store", path, "there is no such file", "Make it with `tenantry init`.")
-    standing = Standing(path)
+    identity = FileIdentity(path)
     datastore = sqlite_datastore(path)
-    store = EventStore(SQLiteEventRecorder(datastore), mapper, str(path), datastore.close, standing.check)
+    store = EventStore(SQLiteEventRecorder(datastore), mapper, str(path), datastore.close, identity.check)
     try:
         store.last_position()
     except TenantryError:

@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from crypto import credential, datakey
-from crypto.credential import Credential
+from crypto.credential import Payload
 from crypto.datakey import DataKey
 from crypto.secret import Secret
 from crypto.transit import TransitKey
@@ -34,6 +34,7 @@ from vault.messages import (
     Health,
     Healthy,
     Hello,
+    ListVaultKeys,
     PublicKeys,
     PublicKeySet,
     Refused,
@@ -46,7 +47,6 @@ from vault.messages import (
     RotateVaultKey,
     Sealed,
     VaultKey,
-    VaultKeys,
     VaultKeySet,
     data_key_context,
     decode_answer,
@@ -142,7 +142,7 @@ class Keyholder:
 
     def vault_key_set(self, *, count: bool = False) -> VaultKeySet:
         """The same, with what could not be counted."""
-        return self._asked(VaultKeys(count=count), VaultKeySet)
+        return self._asked(ListVaultKeys(count=count), VaultKeySet)
 
     def public_keys(self) -> str:
         """A JWK Set, the active key first."""
@@ -236,13 +236,13 @@ def owner_process(settings: Settings) -> int | None:
 
 def open_released(
     sealed: bytes, transit: TransitKey, *, run: str, tenant: str, slot: str, activation: str, epoch: int
-) -> Credential:
+) -> Payload:
     """What `Keyholder.release` sealed, opened by who asked. Raises `SealBroken`."""
     with transit.open(sealed, release_context(run, tenant, slot, activation, epoch)) as secret:
         return open_credential(secret)
 
 
-def open_credential(secret: Secret) -> Credential:
+def open_credential(secret: Secret) -> Payload:
     return credential.decode(secret)
 
 

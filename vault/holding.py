@@ -42,6 +42,7 @@ from vault.messages import (
     Healthy,
     Hello,
     KeyRequest,
+    ListVaultKeys,
     PublicKeys,
     PublicKeySet,
     Release,
@@ -52,7 +53,6 @@ from vault.messages import (
     RotateVaultKey,
     Sealed,
     VaultKey,
-    VaultKeys,
     VaultKeySet,
     data_key_context,
     release_context,
@@ -123,7 +123,7 @@ class Holding:
                 return Destroyed(
                     key=request.key, retained=self._keys.destroy(request.key, request.actor, request.cause)
                 )
-            case VaultKeys():
+            case ListVaultKeys():
                 return self.vault_keys(count=request.count)
             case _:
                 assert_never(request)

@@ -122,7 +122,7 @@ class DestroyVaultKey(_Message, frozen=True, tag="destroy-vault-key"):
     cause: Text
 
 
-class VaultKeys(_Message, frozen=True, tag="vault-keys"):
+class ListVaultKeys(_Message, frozen=True, tag="list-vault-keys"):
     """Answered with `VaultKeySet`. `count`: look at everything that is stored, too."""
 
     count: bool = False
@@ -214,7 +214,7 @@ class Refused(_Message, frozen=True, tag="refused"):
     args: tuple[Fact, ...] = ()
 
 
-KeyRequest: TypeAlias = CreateVaultKey | RotateVaultKey | ResealStep | RetireVaultKey | DestroyVaultKey | VaultKeys
+KeyRequest: TypeAlias = CreateVaultKey | RotateVaultKey | ResealStep | RetireVaultKey | DestroyVaultKey | ListVaultKeys
 Request: TypeAlias = Hello | Release | ReleaseDataKey | CreateDataKey | KeyRequest | PublicKeys | Health
 Answer: TypeAlias = Hello | Sealed | PublicKeySet | VaultKeySet | Resealed | Done | Destroyed | Healthy | Refused
 

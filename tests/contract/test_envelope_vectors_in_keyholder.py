@@ -127,7 +127,7 @@ class Vault:
         )
         return request, self._release(request)
 
-    def opened(self, vector: dict[str, str]) -> payloads.Credential:
+    def opened(self, vector: dict[str, str]) -> payloads.Payload:
         """As the tenant actor gets it."""
         request, sealed = self.asked(vector)
         return open_released(

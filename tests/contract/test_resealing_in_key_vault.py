@@ -27,7 +27,15 @@ from simulator.server import Simulator
 from simulator.world import Fault, World
 from vault.custody import FileCustody, create_passphrase
 from vault.holding import Holding
-from vault.messages import CreateDataKey, CreateVaultKey, Resealed, ResealStep, RotateVaultKey, VaultKeys, VaultKeySet
+from vault.messages import (
+    CreateDataKey,
+    CreateVaultKey,
+    ListVaultKeys,
+    Resealed,
+    ResealStep,
+    RotateVaultKey,
+    VaultKeySet,
+)
 from vault.policy import digest_of
 
 NOW = datetime(2026, 11, 22, 20, 30, tzinfo=UTC)
@@ -110,7 +118,7 @@ class House:
     def check(self) -> None:
         """Everything is sealed to the new key, and opens to what it was."""
         holding = self.holding()
-        counted = holding.answer(VaultKeys(count=True), "uid:0")
+        counted = holding.answer(ListVaultKeys(count=True), "uid:0")
         assert isinstance(counted, VaultKeySet)
         assert [key.sealed for key in counted.keys] == [0, 2 * len(TENANTS)]
         for tenant, password in self.passwords.items():

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from collectors.signin import SignIn
-from crypto.credential import AppCertificate, AppSecret, Credential, ServiceAccount
+from crypto.credential import AppCertificate, AppSecret, Payload, ServiceAccount
 from domain.errors import ServiceUnavailable, SignInFailed
 from domain.ids import TenantId
 from domain.settings import Cloud
@@ -80,7 +80,7 @@ def guid() -> str:
     return f"{raw[:8]}-{raw[8:12]}-{raw[12:16]}-{raw[16:20]}-{raw[20:]}"
 
 
-def with_certificate(tenant: Tenant) -> Credential:
+def with_certificate(tenant: Tenant) -> Payload:
     certificate, credential = certificate_pair()
     tenant.apps[credential.client_id] = App(credential.client_id, "collector", certificates=[certificate])
     return credential
@@ -102,7 +102,7 @@ def with_account(tenant: Tenant, state: SignInState = SignInState.OK) -> Service
 
 @pytest.mark.parametrize("make", [with_certificate, with_secret, with_account])
 def test_every_kind_of_credential_signs_in_to_both_services(
-    estate: Estate, make: Callable[[Tenant], Credential], monkeypatch: pytest.MonkeyPatch
+    estate: Estate, make: Callable[[Tenant], Payload], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem")
     signin = SignIn(estate.cloud, TenantId(estate.tenant.id), make(estate.tenant))
@@ -144,7 +144,7 @@ def test_a_refused_account_says_why_and_is_not_tried_again(
     assert len(estate.simulator.world.requests) == asked
 
 
-def refused_by(estate: Estate, credential: Credential, tenant: str | None = None) -> tuple[int, str]:
+def refused_by(estate: Estate, credential: Payload, tenant: str | None = None) -> tuple[int, str]:
     with pytest.raises(SignInFailed) as refused:
         SignIn(estate.cloud, TenantId(tenant or estate.tenant.id), credential).token("graph")
     return refused.value.args[0], refused.value.args[1]

@@ -29,7 +29,7 @@ from memory import Forms, Found, descendants, forms_of, forms_of_key, forms_of_t
 from actors.plan import datasets_for
 from cli.state import stop_keyholder
 from collectors.catalog import load_catalog
-from crypto.credential import Credential
+from crypto.credential import Payload
 from domain import run as runs
 from domain.events import RunRequested
 from domain.ids import ENTRA, RunId, Slot, new_run_id, run_stream
@@ -99,9 +99,9 @@ class Gate(World):
 class Planted(Estate):
     """Remembers what was sealed, by tenant and slot."""
 
-    credentials: dict[tuple[str, Slot], Credential] = field(default_factory=dict, repr=False)
+    credentials: dict[tuple[str, Slot], Payload] = field(default_factory=dict, repr=False)
 
-    def set_credential(self, tenant: Tenant, credential: Credential, slot: Slot = ENTRA) -> None:
+    def set_credential(self, tenant: Tenant, credential: Payload, slot: Slot = ENTRA) -> None:
         self.credentials[tenant.id, slot] = credential
         super().set_credential(tenant, credential, slot)
 

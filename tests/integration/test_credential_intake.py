@@ -53,14 +53,14 @@ class Desk:
         key, out = self.directory / "vault.jwks", self.directory / "sealed.json"
         return ["credential", "seal", "--public-key", str(key), "--tenant", TENANT, "--out", str(out), *words]
 
-    def seal(self, *words: str, stdin: bytes | None = b"") -> payloads.Credential:
+    def seal(self, *words: str, stdin: bytes | None = b"") -> payloads.Payload:
         self.monkeypatch.setattr(sys, "stdin", None if stdin is None else io.TextIOWrapper(io.BytesIO(stdin)))
         code = main(self.words(*words))
         self.said = self.capsys.readouterr().err
         assert code == 0, self.said
         return self.sealed()
 
-    def sealed(self) -> payloads.Credential:
+    def sealed(self) -> payloads.Payload:
         file = self.directory / "sealed.json"
         return opened(parse_sealed(file.read_text(), file))
 
@@ -254,7 +254,7 @@ def loaded(kind: str) -> x509.Certificate:
     return x509.load_pem_x509_certificate(certificate(kind).encode())
 
 
-def of_kind(sealed: payloads.Credential, kind: str) -> bool:
+def of_kind(sealed: payloads.Payload, kind: str) -> bool:
     assert isinstance(sealed, payloads.AppCertificate)
     return sealed.certificate_pem == certificate(kind) and sealed.private_key_pem == private_pem(kind)
 

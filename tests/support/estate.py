@@ -22,7 +22,7 @@ from cli.config import load
 from cli.credential import make, store_sealed
 from cli.state import State, initialise
 from cli.tenant import register
-from crypto.credential import AppCertificate, AppSecret, Credential, ServiceAccount
+from crypto.credential import AppCertificate, AppSecret, Payload, ServiceAccount
 from domain.events import ExchangeServer, TenantRegistered
 from domain.ids import ENTRA, EXCHANGE_SERVER, Slot, tenant_id
 from domain.settings import Cloud, Settings
@@ -105,7 +105,7 @@ class Estate:
             self.set_credential(tenant, account, EXCHANGE_SERVER)
         return tenant
 
-    def new_credential(self, tenant: Tenant, kind: str) -> Credential:
+    def new_credential(self, tenant: Tenant, kind: str) -> Payload:
         """Known to the simulated tenant from now on."""
         client_id = str(uuid4())
         if kind == "app-certificate":
@@ -125,7 +125,7 @@ class Estate:
         tenant.accounts[account.upn.lower()] = account
         return ServiceAccount(username=account.upn, password=account.password)
 
-    def set_credential(self, tenant: Tenant, credential: Credential, slot: Slot = ENTRA) -> None:
+    def set_credential(self, tenant: Tenant, credential: Payload, slot: Slot = ENTRA) -> None:
         match credential:
             case AppCertificate(private_key_pem=pem):
                 self.planted.append(pem.splitlines()[3])

@@ -17,7 +17,7 @@ from typing import TypeAlias
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
-from crypto.credential import AppCertificate, AppSecret, Credential, ServiceAccount
+from crypto.credential import AppCertificate, AppSecret, Payload, ServiceAccount
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 READ_BYTES = 16 << 20
@@ -34,7 +34,7 @@ Found: TypeAlias = set[tuple[str, str]]
 """(name of the secret, name of the form)."""
 
 
-def forms_of(credential: Credential) -> dict[str, bytes]:
+def forms_of(credential: Payload) -> dict[str, bytes]:
     match credential:
         case AppCertificate(private_key_pem=pem):
             key = load_pem_private_key(pem.encode(), None)

@@ -48,7 +48,7 @@ def request(credential: object, **changed: object) -> dict[str, object]:
     return {"jwks": jwks(), "tenant": TENANT, "slot": ENTRA, "credential": credential} | changed
 
 
-def opened(sealed: SealedCredential) -> payloads.Credential:
+def opened(sealed: SealedCredential) -> payloads.Payload:
     with envelope.open_(sealed.envelope, tenant=sealed.tenant, slot=sealed.slot, keyring=vault()) as secret:
         return payloads.decode(secret)
 
@@ -102,14 +102,14 @@ def app_certificate(kind: str = "rsa", form: PrivateFormat = PrivateFormat.PKCS8
     return {"kind": "app-certificate", "client_id": CLIENT} | pair | changed
 
 
-def as_python_reads(credential: object) -> payloads.Credential:
+def as_python_reads(credential: object) -> payloads.Payload:
     """Raises `msgspec.DecodeError` or `Malformed` for what Python would not seal."""
-    made: payloads.Credential = msgspec.json.decode(json.dumps(credential).encode(), type=payloads.Credential)
+    made: payloads.Payload = msgspec.json.decode(json.dumps(credential).encode(), type=payloads.Payload)
     payloads.encode(made).close()
     return made
 
 
-def in_python(credential: object) -> payloads.Credential | None:
+def in_python(credential: object) -> payloads.Payload | None:
     """As Python would seal it, or nothing if it would not."""
     try:
         return as_python_reads(credential)

@@ -18,7 +18,7 @@ from collectors.dataset import Dataset as Definition
 from collectors.signin import AccessToken, Resource
 from collectors.work import Batch, Complete, End, Step
 from crypto import transit
-from crypto.credential import AppSecret, Credential, ServiceAccount, encode
+from crypto.credential import AppSecret, Payload, ServiceAccount, encode
 from crypto.datakey import DataKey, new_data_key
 from crypto.secret import Secret
 from crypto.transit import TransitKey
@@ -81,7 +81,7 @@ class Clock:
 class SealingVault:
     """Gives what it was given, sealed to the asker. `trouble` is raised first, one at each request."""
 
-    def __init__(self, credentials: Mapping[Slot, Credential] | None = None, data_key: DataKey | None = None) -> None:
+    def __init__(self, credentials: Mapping[Slot, Payload] | None = None, data_key: DataKey | None = None) -> None:
         self.credentials = dict(credentials or {ENTRA: app_secret(), EXCHANGE_SERVER: account()})
         self.data_key = data_key or new_data_key()
         self.trouble: list[Exception] = []
@@ -113,9 +113,7 @@ class Issued:
         self.known: dict[Resource, AccessToken] = {}
         self.closed = False
 
-    def __call__(
-        self, cloud: Cloud, tenant: TenantId, credential: Credential, *, now: Callable[[], datetime]
-    ) -> Issued:
+    def __call__(self, cloud: Cloud, tenant: TenantId, credential: Payload, *, now: Callable[[], datetime]) -> Issued:
         return self
 
     def token(self, resource: Resource, *, fresh: bool = False) -> AccessToken:

@@ -21,7 +21,7 @@ from rich.pretty import pretty_repr
 
 from crypto import credential as credentials
 from crypto.checkpoint import LedgerKey
-from crypto.credential import AppCertificate, AppSecret, Credential, ServiceAccount
+from crypto.credential import AppCertificate, AppSecret, Payload, ServiceAccount
 from crypto.datakey import new_data_key
 from crypto.secret import Secret
 from crypto.transit import TransitKey
@@ -48,7 +48,7 @@ def certificate(days: int = 90, make: Callable[[], PrivateKey] = rsa_key) -> tup
     return made.public_bytes(pem).decode(), private.decode(), end
 
 
-def each_kind() -> list[Credential]:
+def each_kind() -> list[Payload]:
     public, private, _ = certificate()
     return [
         AppCertificate(client_id=str(uuid4()), certificate_pem=public, private_key_pem=private),
@@ -57,7 +57,7 @@ def each_kind() -> list[Credential]:
     ]
 
 
-def hidden(credential: Credential) -> str:
+def hidden(credential: Payload) -> str:
     match credential:
         case AppCertificate():
             return credential.private_key_pem
@@ -103,7 +103,7 @@ def test_copying_a_secret_raises(duplicate: Callable[[Secret], Secret]) -> None:
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy])
 @pytest.mark.parametrize("credential", each_kind(), ids=credentials.kind_of)
-def test_copying_a_credential_raises(credential: Credential, duplicate: Callable[[Credential], Credential]) -> None:
+def test_copying_a_credential_raises(credential: Payload, duplicate: Callable[[Payload], Payload]) -> None:
     with pytest.raises(TypeError, match="nor copied"):
         duplicate(credential)
 
@@ -137,7 +137,7 @@ def test_bytes_that_are_no_text_are_not_shown_as_text() -> None:
 
 
 @pytest.mark.parametrize("credential", each_kind(), ids=credentials.kind_of)
-def test_a_credential_survives_its_secret_and_shows_nothing(credential: Credential) -> None:
+def test_a_credential_survives_its_secret_and_shows_nothing(credential: Payload) -> None:
     restored = credentials.decode(credentials.encode(credential))
     assert restored == credential
     assert hidden(restored) == hidden(credential)
@@ -160,7 +160,7 @@ def test_a_service_account_signs_in_through_azure_powershell_unless_told_otherwi
     assert restored.client_id == "1950a258-227b-4e31-a9cf-717495945fc2"
 
 
-def unusable() -> list[Credential]:
+def unusable() -> list[Payload]:
     public, private, _ = certificate()
     _, other_private, _ = certificate()
     client = str(uuid4())
@@ -199,7 +199,7 @@ def test_a_credential_of_another_encoding_is_not_sealed() -> None:
 
 
 @pytest.mark.parametrize("credential", unusable())
-def test_what_cannot_sign_in_is_neither_sealed_nor_read(credential: Credential) -> None:
+def test_what_cannot_sign_in_is_neither_sealed_nor_read(credential: Payload) -> None:
     with pytest.raises(Malformed):
         credentials.encode(credential)
     with pytest.raises(EnvelopeRejected) as refusal:

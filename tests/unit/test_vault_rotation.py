@@ -62,13 +62,13 @@ from vault.messages import (
     Destroyed,
     DestroyVaultKey,
     Left,
+    ListVaultKeys,
     Release,
     ReleaseDataKey,
     Resealed,
     ResealStep,
     RetireVaultKey,
     RotateVaultKey,
-    VaultKeys,
     VaultKeySet,
 )
 from vault.policy import digest_of
@@ -254,12 +254,12 @@ class House:
             assert found.id == self.data_keys[tenant]
 
     def sealed_to(self) -> dict[str, int]:
-        answer = self.holding().answer(VaultKeys(count=True), "uid:0")
+        answer = self.holding().answer(ListVaultKeys(count=True), "uid:0")
         assert isinstance(answer, VaultKeySet)
         return {key.key: key.sealed or 0 for key in answer.keys}
 
     def states(self) -> list[str]:
-        answer = self.holding().answer(VaultKeys(), "uid:0")
+        answer = self.holding().answer(ListVaultKeys(), "uid:0")
         assert isinstance(answer, VaultKeySet)
         return [key.state for key in answer.keys]
 
@@ -530,7 +530,7 @@ def test_what_cannot_be_read_stops_nothing_but_the_end_of_the_former_key(tmp_pat
     left = resealed(holding)
 
     assert left == [Left(name=name, why="unreadable") for name in unreadable]
-    answer = holding.answer(VaultKeys(count=True), "uid:0")
+    answer = holding.answer(ListVaultKeys(count=True), "uid:0")
     assert isinstance(answer, VaultKeySet)
     assert [key.sealed for key in answer.keys] == [0, 2 * len(TENANTS) - 2]
     assert (list(answer.unreadable), answer.unreadable_count) == (unreadable, 4)

@@ -15,8 +15,8 @@ from domain.errors import StoreReplaced
 _LOG = "-wal"
 
 
-class Standing:
-    """The files as they were found first. Any thread.
+class FileIdentity:
+    """The files of a database as they were found first. Any thread.
 
     The main file does not shrink, for nobody vacuums it. The log is made by the first transaction and stays, the same
     one, until the last connection is closed.
