@@ -219,7 +219,7 @@ def test_a_byte_changed_anywhere_in_an_envelope_is_refused_on_record(house: Hous
     """In this process, and with stores in memory: there are hundreds."""
     events, secrets = open_event_store("memory:", token_bytes(32)), MemorySecretStore()
     holding = Holding(events, secrets, open_custody(house.settings), now)
-    vault = Vault(events, secrets.put, lambda request: holding.release(request).payload)
+    vault = Vault(events, secrets.put, lambda request: holding.release(request, "uid:0").payload)
     vault.append({VAULT_KEYS: KEY_EVENTS})
     good = of_jwcrypto(enc)
     for changed in changed_anywhere(good):
