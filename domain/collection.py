@@ -7,7 +7,6 @@ where the last one left it, so the same batch reported twice, or by a stale acti
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import datetime
 from typing import Literal, assert_never
 
@@ -120,13 +119,6 @@ def evolve(state: Collection, event: CollectionEvent) -> Collection:
             )
         case _:
             assert_never(event)
-
-
-def fold(events: Iterable[CollectionEvent]) -> Collection:
-    state = Collection()
-    for event in events:
-        state = evolve(state, event)
-    return state
 
 
 def start(state: Collection, event: CollectionStarted) -> list[CollectionEvent]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Literal, assert_never
 
@@ -140,13 +139,6 @@ def evolve(state: Credential | None, event: CredentialEvent) -> Credential | Non
             return state
         case _:
             assert_never(event)
-
-
-def fold(events: Iterable[CredentialEvent]) -> Credential | None:
-    state: Credential | None = None
-    for event in events:
-        state = evolve(state, event)
-    return state
 
 
 def seal(state: Credential | None, event: CredentialSealed) -> list[CredentialEvent]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Literal, assert_never
 
 import msgspec
@@ -55,13 +54,6 @@ def evolve(state: Run | None, event: RunEvent) -> Run:
             return change(state, state="cancelled", reason=event.reason)
         case _:
             assert_never(event)
-
-
-def fold(events: Iterable[RunEvent]) -> Run | None:
-    state: Run | None = None
-    for event in events:
-        state = evolve(state, event)
-    return state
 
 
 def request(state: Run | None, event: RunRequested) -> list[RunEvent]:

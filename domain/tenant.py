@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Literal, assert_never
 
 import msgspec
@@ -86,13 +85,6 @@ def evolve(state: Tenant | None, event: TenantEvent) -> Tenant | None:
             return change(state, state="offboarded", reason=event.reason, retained=event.retained)
         case _:
             assert_never(event)
-
-
-def fold(events: Iterable[TenantEvent]) -> Tenant | None:
-    state: Tenant | None = None
-    for event in events:
-        state = evolve(state, event)
-    return state
 
 
 def known(state: Tenant | None, tenant: TenantId) -> Tenant:

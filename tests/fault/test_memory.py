@@ -20,6 +20,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+import folds
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -30,7 +31,6 @@ from actors.plan import datasets_for
 from cli.state import stop_keyholder
 from collectors.catalog import load_catalog
 from crypto.credential import Payload
-from domain import run as runs
 from domain.events import RunRequested
 from domain.ids import ENTRA, RunId, Slot, new_run_id, run_stream
 from simulator.server import Simulator
@@ -207,7 +207,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
             assert heard(driver) == "True"
             afterwards = searched(driver.pid, names, wanted)
         files |= found_in_files((directory, temporary), wanted)
-        ended = [runs.fold(recorded.event for recorded in estate.state.store.read(run_stream(run))) for run in started]
+        ended = [folds.run(recorded.event for recorded in estate.state.store.read(run_stream(run))) for run in started]
         yield Scene(
             meanwhile,
             afterwards,

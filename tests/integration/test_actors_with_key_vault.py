@@ -9,13 +9,13 @@ from pathlib import Path
 from uuid import uuid4
 
 import driver
+import folds
 import pytest
 from estate import Estate
 from truth import collected, differences
 
 from cli.data import released_data_key
 from cli.state import stop_keyholder
-from domain import run as runs
 from domain.events import RunRequested
 from domain.ids import Dataset, TenantId, new_run_id, run_stream, tenant_id
 from eventstore.batches import open_batch_store
@@ -58,7 +58,7 @@ def test_a_tenant_is_collected_with_every_key_in_key_vault(vault: World, tmp_pat
         process = driver.start(estate.settings)
         assert process.wait(60) == 0
 
-        state = runs.fold(recorded.event for recorded in store.read(run_stream(run)))  # type: ignore[misc]
+        state = folds.run(recorded.event for recorded in store.read(run_stream(run)))  # type: ignore[misc]
         assert state is not None
         assert [one.outcome for one in state.outcomes] == ["complete"] * 3, state
         key = released_data_key(estate.state, TenantId(tenant.id), "compare with the truth")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 import msgspec
+from folds import fold
 
 from domain.events import AnyEvent, Event
 
@@ -30,7 +31,4 @@ class History(Generic[S, E]):
         """The state is the fold of the events, and of the same events after they were stored and read."""
         stored = [msgspec.msgpack.decode(msgspec.msgpack.encode(event), type=AnyEvent) for event in self.events]
         for events in (self.events, stored):
-            state = self._initial
-            for event in events:
-                state = self._evolve(state, event)  # type: ignore[arg-type]
-            assert state == self.state
+            assert fold(self._evolve, self._initial, events) == self.state  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import folds
 import msgspec
 import pytest
 from estate import Estate
@@ -25,7 +26,6 @@ from cli.main import main
 from cli.state import stop_keyholder
 from collectors.catalog import load_catalog
 from crypto.credential import AppSecret
-from domain import run as runs
 from domain.events import (
     AnyEvent,
     CredentialEvent,
@@ -142,6 +142,6 @@ def collected(office: Office, tenant: Tenant, *names: str) -> Run:
         await near.core.aclose()
 
     asyncio.run(carry_out())
-    ended = runs.fold(one.event for one in state.store.read(run_stream(run)))  # type: ignore[misc]
+    ended = folds.run(one.event for one in state.store.read(run_stream(run)))  # type: ignore[misc]
     assert ended is not None
     return ended

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import folds
 from estate import Estate
 from truth import batches_of, collected, counted, differences
 
@@ -18,7 +19,6 @@ from actors.system import System
 from collectors.catalog import load_catalog
 from crypto.datakey import DataKey, from_secret
 from crypto.transit import TransitKey
-from domain import run as runs
 from domain.events import AnyEvent, Recorded, RunRequested
 from domain.ids import RunId, TenantId, new_run_id, run_stream, tenant_id
 from domain.run import Run
@@ -88,7 +88,7 @@ class Running:
         return self.system.pids() | ({"keyholder": keyholder} if keyholder else {})
 
     def run(self, run: RunId) -> Run:
-        state = runs.fold(recorded.event for recorded in self.estate.state.store.read(run_stream(run)))  # type: ignore[misc]
+        state = folds.run(recorded.event for recorded in self.estate.state.store.read(run_stream(run)))  # type: ignore[misc]
         assert state is not None
         return state
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
+import folds
 import msgspec
 
 from actors.activation import OpenTokens
@@ -22,7 +23,6 @@ from crypto.credential import AppSecret, Payload, ServiceAccount, encode
 from crypto.datakey import DataKey, new_data_key
 from crypto.secret import Secret
 from crypto.transit import TransitKey
-from domain import run as runs
 from domain.errors import SignInFailed, TransitKeyChanged
 from domain.events import AnyEvent, CredentialSealed, ExchangeServer, RunRequested, TenantRegistered
 from domain.ids import (
@@ -218,7 +218,7 @@ class Stage:
         return self.events(collection_stream(tenant, Dataset(name)))
 
     def run(self, run: RunId) -> Run:
-        state = runs.fold(recorded.event for recorded in self.store.read(run_stream(run)))  # type: ignore[misc]
+        state = folds.run(recorded.event for recorded in self.store.read(run_stream(run)))  # type: ignore[misc]
         assert state is not None
         return state
 

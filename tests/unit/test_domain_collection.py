@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import folds
 import pytest
 from history import History
 from hypothesis import settings
@@ -202,15 +203,15 @@ def test_a_batch_reported_twice_counts_once() -> None:
 
 
 def test_a_truncated_pass_is_not_taken_up_again_by_its_run() -> None:
-    running = collections.fold([started(RUNS[0])])
+    running = folds.collection([started(RUNS[0])])
     ended = collections.truncate(running, RUNS[0], reason="r", detail="d", requests=1, seconds=1.0)
-    state = collections.fold([started(RUNS[0]), *ended])
+    state = folds.collection([started(RUNS[0]), *ended])
     assert collections.start(state, started(RUNS[0])) == []
     assert state.state == "truncated"
 
 
 def test_what_became_impossible_after_a_batch_left_a_part_of_the_whole() -> None:
-    state = collections.fold([started(RUNS[0]), batch(RUNS[0], None, "a", rows=7)])
+    state = folds.collection([started(RUNS[0]), batch(RUNS[0], None, "a", rows=7)])
 
     (ended,) = collections.not_possible(state, RUNS[0], reason="unlicensed", detail="d", requests=2, seconds=1.0)
 
@@ -220,6 +221,6 @@ def test_what_became_impossible_after_a_batch_left_a_part_of_the_whole() -> None
 
 
 def test_a_pass_that_falls_back_to_full_forgets_the_delta_link_it_began_with() -> None:
-    state = collections.fold([started(RUNS[0], "delta", "link")])
+    state = folds.collection([started(RUNS[0], "delta", "link")])
     (restarted,) = collections.restart(state, RUNS[0], "resync", "full", requests=1)
     assert collections.evolve(state, restarted).since is None

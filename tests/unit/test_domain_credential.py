@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import folds
 from history import History
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -164,7 +165,7 @@ def test_the_refusal_of_a_former_secret_does_not_strike_the_new_one() -> None:
 
 def test_what_one_service_takes_does_not_answer_for_another_that_refuses_by_its_own_policy() -> None:
     blocked = refused(None, resource="exchange")
-    state = credentials.fold([sealed("d1"), blocked])
+    state = folds.credential([sealed("d1"), blocked])
     assert state is not None
     assert credentials.verified(state, None, "graph") == []
     assert credentials.hindrance(state, NOON, "graph") is None
@@ -173,7 +174,7 @@ def test_what_one_service_takes_does_not_answer_for_another_that_refuses_by_its_
 
 def test_a_wrong_password_keeps_it_from_every_service_until_one_takes_it() -> None:
     wrong = refused(None, category="permanent-credential", resource="exchange")
-    state = credentials.fold([sealed("d1"), wrong])
+    state = folds.credential([sealed("d1"), wrong])
     assert state is not None
     assert credentials.hindrance(state, NOON, "graph") == wrong
     state = credentials.evolve(state, CredentialVerified(run=None, resource="graph"))
@@ -183,7 +184,7 @@ def test_a_wrong_password_keeps_it_from_every_service_until_one_takes_it() -> No
 
 def test_an_account_that_signs_in_again_is_no_longer_listed_as_locked() -> None:
     locked = CredentialRejected(code=50053, category="locked", permanent=False, run=None, resource="graph", until=NOON)
-    state = credentials.fold([sealed("d1"), CredentialVerified(run=None, resource="graph"), locked])
+    state = folds.credential([sealed("d1"), CredentialVerified(run=None, resource="graph"), locked])
     assert state is not None
     (verified,) = credentials.verified(state, None, "graph")
     after = credentials.evolve(state, verified)
@@ -193,13 +194,13 @@ def test_an_account_that_signs_in_again_is_no_longer_listed_as_locked() -> None:
 
 @given(left=st.timedeltas(timedelta(days=-999), timedelta(days=999)), ahead=st.timedeltas(timedelta(0)))
 def test_an_expiry_is_forecast_when_it_is_near(left: timedelta, ahead: timedelta) -> None:
-    state = credentials.fold([sealed("d1", NOON + left)])
+    state = folds.credential([sealed("d1", NOON + left)])
     assert state is not None
     forecast = credentials.forecast(state, NOON, ahead)
     assert forecast == ([CredentialExpiring(expires=NOON + left)] if left <= ahead else [])
 
 
 def test_no_expiry_is_forecast_for_what_never_expires() -> None:
-    state = credentials.fold([sealed("d1")])
+    state = folds.credential([sealed("d1")])
     assert state is not None
     assert credentials.forecast(state, NOON, timedelta.max) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import folds
 import pytest
 from history import History
 from hypothesis import settings
@@ -117,7 +118,7 @@ TestAnySequenceOfActivations.settings = settings(max_examples=60, stateful_step_
 
 
 def test_nobody_holds_a_run_that_is_only_requested() -> None:
-    state = runs.fold([REQUESTED])
+    state = folds.run([REQUESTED])
     assert state is not None
     with pytest.raises(ActivationLost):
         runs.holds(state, 0)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 
+import folds
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain import credential as credentials
 from domain import run as runs
-from domain import tenant as tenants
 from domain.credential import FOR_ALL, Credential
 from domain.events import (
     CredentialRejected,
@@ -72,9 +71,9 @@ def rejected(*, permanent: bool) -> CredentialRejected:
 class Case:
     """The allowed release; each test changes one thing."""
 
-    run: Run | None = runs.fold([REQUESTED, STARTED])  # noqa: RUF009 - folded once, frozen
-    tenant: Tenant | None = tenants.fold([REGISTERED])  # noqa: RUF009
-    credential: Credential | None = credentials.fold([SEALED])  # noqa: RUF009
+    run: Run | None = folds.run([REQUESTED, STARTED])  # noqa: RUF009 - folded once, frozen
+    tenant: Tenant | None = folds.tenant([REGISTERED])  # noqa: RUF009
+    credential: Credential | None = folds.credential([SEALED])  # noqa: RUF009
     request: ReleaseRequest = REQUEST
     holders: tuple[Run, ...] = ()
 
@@ -89,7 +88,7 @@ class Case:
 
 
 ALLOWED = Case()
-OTHER_RUN = runs.fold([msgspec.structs.replace(REQUESTED, run=RunId("20261122T213000-0a1b2c3d")), STARTED])
+OTHER_RUN = folds.run([msgspec.structs.replace(REQUESTED, run=RunId("20261122T213000-0a1b2c3d")), STARTED])
 
 
 def asking(**changed: object) -> Case:
@@ -106,17 +105,17 @@ def test_the_current_activation_of_a_started_run_gets_the_credential() -> None:
 DENIALS = {
     "no-such-tenant": [replace(ALLOWED, tenant=None)],
     "tenant-not-active": [
-        replace(ALLOWED, tenant=tenants.fold([REGISTERED, end]))
+        replace(ALLOWED, tenant=folds.tenant([REGISTERED, end]))
         for end in (TenantSuspended(reason="asked"), TenantOffboarded(reason="left"))
     ],
     "no-such-run": [replace(ALLOWED, run=None)],
     "run-of-another-tenant": [
-        replace(ALLOWED, run=runs.fold([msgspec.structs.replace(REQUESTED, tenant=FABRIKAM), STARTED]))
+        replace(ALLOWED, run=folds.run([msgspec.structs.replace(REQUESTED, tenant=FABRIKAM), STARTED]))
     ],
     "run-not-started": [
-        replace(ALLOWED, run=runs.fold([REQUESTED])),
+        replace(ALLOWED, run=folds.run([REQUESTED])),
         *(
-            replace(ALLOWED, run=runs.fold([REQUESTED, STARTED, end]))
+            replace(ALLOWED, run=folds.run([REQUESTED, STARTED, end]))
             for end in (
                 RunFinished(outcomes=()),
                 RunFailed(reason="r", detail="d", outcomes=()),
@@ -127,20 +126,20 @@ DENIALS = {
     "stale-epoch": [
         asking(epoch=0),
         asking(epoch=2),
-        replace(ALLOWED, run=runs.fold([REQUESTED, STARTED, RunResumed(activation="a2", epoch=2)])),
+        replace(ALLOWED, run=folds.run([REQUESTED, STARTED, RunResumed(activation="a2", epoch=2)])),
     ],
     "another-activation": [asking(activation="a2"), asking(activation="")],
     "purpose-not-in-slot": [asking(purpose="exchange-server"), asking(purpose="mail"), asking(slot=EXCHANGE_SERVER)],
     "purpose-not-in-run": [
-        replace(ALLOWED, run=runs.fold([msgspec.structs.replace(REQUESTED, datasets=only), STARTED]))
+        replace(ALLOWED, run=folds.run([msgspec.structs.replace(REQUESTED, datasets=only), STARTED]))
         for only in ((), (Dataset("exchange.mailboxes"),), (Dataset("onprem.mailboxes"),))
     ],
     "no-credential": [replace(ALLOWED, credential=None)],
-    "credential-revoked": [replace(ALLOWED, credential=credentials.fold([SEALED, CredentialRevoked(reason="x")]))],
-    "credential-rejected": [replace(ALLOWED, credential=credentials.fold([SEALED, rejected(permanent=True)]))],
+    "credential-revoked": [replace(ALLOWED, credential=folds.credential([SEALED, CredentialRevoked(reason="x")]))],
+    "credential-rejected": [replace(ALLOWED, credential=folds.credential([SEALED, rejected(permanent=True)]))],
     "credential-in-use": [replace(ALLOWED, holders=(OTHER_RUN,))],
     "too-many-releases": [
-        replace(ALLOWED, credential=credentials.fold([SEALED, *[RELEASED] * RELEASES_PER_ACTIVATION]))
+        replace(ALLOWED, credential=folds.credential([SEALED, *[RELEASED] * RELEASES_PER_ACTIVATION]))
     ],
 }
 
@@ -152,17 +151,17 @@ def test_every_broken_rule_denies_the_release_with_its_word(why: str, case: Case
 
 
 ALLOWANCES = {
-    "a rejection that passes": credentials.fold([SEALED, rejected(permanent=False)]),
-    "a new credential after a rejection": credentials.fold(
+    "a rejection that passes": folds.credential([SEALED, rejected(permanent=False)]),
+    "a new credential after a rejection": folds.credential(
         [
             SEALED,
             rejected(permanent=True),
             CredentialRotated(kind="app-secret", identity="app", vault_key="k1", digest="d2"),
         ]
     ),
-    "a new credential after a revocation": credentials.fold([SEALED, CredentialRevoked(reason="x"), SEALED]),
-    "the eighth release": credentials.fold([SEALED, *[RELEASED] * (RELEASES_PER_ACTIVATION - 1)]),
-    "releases to former activations": credentials.fold(
+    "a new credential after a revocation": folds.credential([SEALED, CredentialRevoked(reason="x"), SEALED]),
+    "the eighth release": folds.credential([SEALED, *[RELEASED] * (RELEASES_PER_ACTIVATION - 1)]),
+    "releases to former activations": folds.credential(
         [SEALED, *[msgspec.structs.replace(RELEASED, activation="a0")] * RELEASES_PER_ACTIVATION]
     ),
 }
@@ -175,7 +174,7 @@ def test_what_does_not_stand_in_the_way_of_a_release(what: str) -> None:
 
 def test_a_policy_of_one_service_keeps_the_credential_from_no_other() -> None:
     blocked = CredentialRejected(code=53003, category="policy", permanent=True, run=RUN, resource="exchange")
-    case = replace(ALLOWED, credential=credentials.fold([SEALED, blocked]))
+    case = replace(ALLOWED, credential=folds.credential([SEALED, blocked]))
     assert isinstance(case.decide(), CredentialReleased)
     exchange = replace(case, request=msgspec.structs.replace(REQUEST, purpose="exchange"))
     assert exchange.decide() == ReleaseDenied(run=RUN, activation="a1", why="credential-rejected")
@@ -203,7 +202,7 @@ def test_a_dataset_says_what_must_be_signed_in_to(dataset: str, purposes: set[st
 
 
 def test_the_account_of_an_exchange_server_is_released_for_its_own_datasets_only() -> None:
-    onprem = runs.fold([msgspec.structs.replace(REQUESTED, datasets=(Dataset("onprem.mailboxes"),)), STARTED])
+    onprem = folds.run([msgspec.structs.replace(REQUESTED, datasets=(Dataset("onprem.mailboxes"),)), STARTED])
     assert isinstance(
         replace(asking(slot=EXCHANGE_SERVER, purpose="exchange-server"), run=onprem).decide(), CredentialReleased
     )
@@ -249,7 +248,7 @@ def test_a_release_implies_every_condition_whatever_is_combined(
 
 # data keys
 
-WITH_KEY = tenants.fold([REGISTERED, DataKeyCreated(key="k1")])
+WITH_KEY = folds.tenant([REGISTERED, DataKeyCreated(key="k1")])
 FOR_RUN = DataKeyRequest(tenant=CONTOSO, run=RUN, activation="a1", epoch=1)
 FOR_OPERATOR = DataKeyRequest(tenant=CONTOSO, operator="alice", why="ticket 7")
 
@@ -260,7 +259,7 @@ def test_a_data_key_goes_to_the_activation_of_a_run() -> None:
 
 
 def test_a_data_key_goes_to_an_operator_with_a_reason_even_of_a_suspended_tenant() -> None:
-    suspended = tenants.fold([REGISTERED, DataKeyCreated(key="k1"), TenantSuspended(reason="asked")])
+    suspended = folds.tenant([REGISTERED, DataKeyCreated(key="k1"), TenantSuspended(reason="asked")])
     event = decide_data_key_release(run=None, tenant=suspended, request=FOR_OPERATOR)
     assert event == DataKeyReleased(key="k1", run=None, operator="alice", why="ticket 7")
 
@@ -275,7 +274,7 @@ REFUSED_DATA_KEYS = {
     "no key": (ALLOWED.tenant, FOR_OPERATOR, "no-data-key"),
     "no key for the run": (ALLOWED.tenant, FOR_RUN, "no-data-key"),
     "offboarded": (
-        tenants.fold([REGISTERED, DataKeyCreated(key="k1"), TenantOffboarded(reason="x")]),
+        folds.tenant([REGISTERED, DataKeyCreated(key="k1"), TenantOffboarded(reason="x")]),
         FOR_OPERATOR,
         "tenant-not-active",
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
+import folds
 import msgspec
 import pytest
 from hypothesis import given
@@ -12,8 +13,6 @@ from hypothesis import strategies as st
 
 from actors.standing import CredentialStands, explained, rejection, told
 from domain import credential as credentials
-from domain import run as runs
-from domain import tenant as tenants
 from domain.credential import Credential
 from domain.errors import ReleaseRefused
 from domain.events import (
@@ -74,8 +73,8 @@ class Case:
     """The allowed verification; each test changes one thing."""
 
     run: Run | None = None
-    tenant: Tenant | None = tenants.fold([REGISTERED])  # noqa: RUF009 - folded once, frozen
-    credential: Credential | None = credentials.fold([SEALED])  # noqa: RUF009
+    tenant: Tenant | None = folds.tenant([REGISTERED])  # noqa: RUF009 - folded once, frozen
+    credential: Credential | None = folds.credential([SEALED])  # noqa: RUF009
     request: ReleaseRequest = REQUEST
     holders: tuple[Run, ...] = ()
     now: datetime | None = NOON
@@ -99,31 +98,31 @@ def asking(**changed: object) -> Case:
 
 
 def held_by(*events: RunRequested | RunStarted | RunFinished) -> Case:
-    run = runs.fold(events)
+    run = folds.run(events)
     assert run is not None
     return replace(ALLOWED, holders=(run,))
 
 
 DENIALS = {
     "no-such-tenant": [replace(ALLOWED, tenant=None)],
-    "tenant-not-active": [replace(ALLOWED, tenant=tenants.fold([REGISTERED, TenantSuspended(reason="asked")]))],
+    "tenant-not-active": [replace(ALLOWED, tenant=folds.tenant([REGISTERED, TenantSuspended(reason="asked")]))],
     "purpose-not-in-slot": [asking(purpose="exchange-server"), asking(slot=EXCHANGE_SERVER)],
     "no-verification": [
         asking(operator=" "),
         asking(activation="a1"),
         asking(epoch=1),
-        replace(ALLOWED, run=runs.fold([REQUESTED, STARTED])),
+        replace(ALLOWED, run=folds.run([REQUESTED, STARTED])),
     ],
     "no-credential": [replace(ALLOWED, credential=None)],
-    "credential-revoked": [replace(ALLOWED, credential=credentials.fold([SEALED, CredentialRevoked(reason="x")]))],
+    "credential-revoked": [replace(ALLOWED, credential=folds.credential([SEALED, CredentialRevoked(reason="x")]))],
     "credential-locked": [
-        replace(ALLOWED, credential=credentials.fold([SEALED, LOCKED]), now=now)
+        replace(ALLOWED, credential=folds.credential([SEALED, LOCKED]), now=now)
         for now in (NOON, NOON + timedelta(minutes=59), None)
     ]
-    + [replace(ALLOWED, credential=credentials.fold([SEALED, LOCKED, REJECTED]))]
-    + [replace(ALLOWED, credential=credentials.fold([SEALED, LOCKED, *new])) for new in SAME_ACCOUNT],
+    + [replace(ALLOWED, credential=folds.credential([SEALED, LOCKED, REJECTED]))]
+    + [replace(ALLOWED, credential=folds.credential([SEALED, LOCKED, *new])) for new in SAME_ACCOUNT],
     "credential-in-use": [held_by(REQUESTED, STARTED)],
-    "too-many-releases": [replace(ALLOWED, credential=credentials.fold([SEALED, RELEASED, RELEASED]))],
+    "too-many-releases": [replace(ALLOWED, credential=folds.credential([SEALED, RELEASED, RELEASED]))],
 }
 
 
@@ -134,20 +133,20 @@ def test_every_broken_rule_denies_the_verification_with_its_word(why: str, case:
 
 
 ALLOWANCES = {
-    "a credential that stands rejected": replace(ALLOWED, credential=credentials.fold([SEALED, REJECTED])),
+    "a credential that stands rejected": replace(ALLOWED, credential=folds.credential([SEALED, REJECTED])),
     "a lockout that is over": replace(
-        ALLOWED, credential=credentials.fold([SEALED, LOCKED]), now=NOON + timedelta(minutes=60)
+        ALLOWED, credential=folds.credential([SEALED, LOCKED]), now=NOON + timedelta(minutes=60)
     ),
     "a lockout that is over, of one that stands rejected": replace(
-        ALLOWED, credential=credentials.fold([SEALED, LOCKED, REJECTED]), now=NOON + timedelta(minutes=60)
+        ALLOWED, credential=folds.credential([SEALED, LOCKED, REJECTED]), now=NOON + timedelta(minutes=60)
     ),
     "another account after a lockout": replace(
         ALLOWED,
-        credential=credentials.fold(
+        credential=folds.credential(
             [SEALED, LOCKED, CredentialRotated(kind="app-secret", identity="other", vault_key="k1", digest="d2")]
         ),
     ),
-    "the second service": replace(ALLOWED, credential=credentials.fold([SEALED, RELEASED])),
+    "the second service": replace(ALLOWED, credential=folds.credential([SEALED, RELEASED])),
     "a run that has ended": held_by(REQUESTED, STARTED, RunFinished(outcomes=())),
     "a run that has not begun": held_by(REQUESTED),
 }
@@ -164,9 +163,9 @@ def test_what_does_not_stand_in_the_way_of_a_verification(what: str) -> None:
 @given(
     operator=st.sampled_from([None, "", "ann@host"]),
     credential=st.sampled_from(
-        [ALLOWED.credential, None, credentials.fold([SEALED, REJECTED]), credentials.fold([SEALED, LOCKED])]
+        [ALLOWED.credential, None, folds.credential([SEALED, REJECTED]), folds.credential([SEALED, LOCKED])]
     ),
-    run=st.sampled_from([None, runs.fold([REQUESTED]), runs.fold([REQUESTED, STARTED])]),
+    run=st.sampled_from([None, folds.run([REQUESTED]), folds.run([REQUESTED, STARTED])]),
     activation=st.sampled_from([VERIFICATION, "a1"]),
     epoch=st.integers(0, 2),
     now=st.sampled_from([None, NOON, NOON + timedelta(hours=2)]),
@@ -199,9 +198,9 @@ def test_what_stands_rejected_goes_to_named_operators_only_and_what_is_locked_to
 
 
 def test_a_locked_account_is_left_alone_by_runs_too() -> None:
-    run = runs.fold([REQUESTED, STARTED])
+    run = folds.run([REQUESTED, STARTED])
     request = msgspec.structs.replace(REQUEST, run=RUN, activation="a1", epoch=1, operator=None)
-    case = Case(run=run, request=request, credential=credentials.fold([SEALED, LOCKED]))
+    case = Case(run=run, request=request, credential=folds.credential([SEALED, LOCKED]))
 
     assert case.decide() == ReleaseDenied(run=RUN, activation="a1", why="credential-locked")
     assert isinstance(replace(case, now=NOON + timedelta(hours=1)).decide(), CredentialReleased)
@@ -209,21 +208,21 @@ def test_a_locked_account_is_left_alone_by_runs_too() -> None:
 
 def test_a_release_that_is_refused_for_what_a_service_said_says_that_and_what_to_do() -> None:
     refused = ReleaseRefused("c", REASONS["credential-rejected"])
-    explanation = explained(refused, credentials.fold([SEALED, REJECTED]), NOON, "graph")
+    explanation = explained(refused, folds.credential([SEALED, REJECTED]), NOON, "graph")
 
     assert isinstance(explanation, CredentialStands)
     assert str(explanation).startswith("AADSTS50076: Multi-factor authentication is demanded. Use an app registration")
     assert "`tenantry credential verify`" in str(explanation)
     assert "not tried before 13:00 UTC" in told(LOCKED)
     refused = ReleaseRefused("c", REASONS["credential-locked"])
-    locked = explained(refused, credentials.fold([SEALED, LOCKED, REJECTED]), NOON, "graph")
+    locked = explained(refused, folds.credential([SEALED, LOCKED, REJECTED]), NOON, "graph")
     assert "not tried before 13:00 UTC" in str(locked)
 
 
 def test_a_release_that_is_refused_for_another_reason_keeps_its_words() -> None:
     refused = ReleaseRefused("c", REASONS["tenant-not-active"])
 
-    assert explained(refused, credentials.fold([SEALED, REJECTED]), NOON, "graph") is refused
+    assert explained(refused, folds.credential([SEALED, REJECTED]), NOON, "graph") is refused
     assert explained(refused, None, NOON, "graph") is refused
 
 
@@ -235,12 +234,12 @@ def test_a_release_that_is_refused_for_another_reason_keeps_its_words() -> None:
 def test_what_was_put_back_stands_as_it_stood_before(
     before: list[CredentialVerified | CredentialRejected],
 ) -> None:
-    former = credentials.fold([SEALED, *before])
+    former = folds.credential([SEALED, *before])
     assert former is not None
     new = CredentialRotated(kind="service-account", identity="new", vault_key="k2", digest="d2")
     wrong = msgspec.structs.replace(REJECTED, code=50126, run=ASKED)
 
-    restored = credentials.fold([SEALED, *before, new, wrong, *credentials.restore(former)])
+    restored = folds.credential([SEALED, *before, new, wrong, *credentials.restore(former)])
 
     assert restored is not None
     assert (restored.digest, restored.identity, restored.expires) == ("d1", "app", NOON)
@@ -249,12 +248,12 @@ def test_what_was_put_back_stands_as_it_stood_before(
 
 
 def test_a_lockout_that_the_new_password_brought_about_holds_for_the_former_one_of_that_account_too() -> None:
-    former = credentials.fold([SEALED, LOCKED])
+    former = folds.credential([SEALED, LOCKED])
     assert former is not None
     later = msgspec.structs.replace(LOCKED, run=ASKED, until=NOON + timedelta(hours=3))
     new = CredentialRotated(kind="app-secret", identity="app", vault_key="k2", digest="d2")
 
-    restored = credentials.fold([SEALED, LOCKED, new, later, *credentials.restore(former)])
+    restored = folds.credential([SEALED, LOCKED, new, later, *credentials.restore(former)])
 
     assert restored is not None
     assert restored.lockout == later
@@ -262,17 +261,17 @@ def test_a_lockout_that_the_new_password_brought_about_holds_for_the_former_one_
 
 def test_an_expiry_is_announced_once_and_that_of_a_new_credential_again() -> None:
     now, ahead = NOON - timedelta(days=3), timedelta(days=30)
-    first = credentials.fold([SEALED])
+    first = folds.credential([SEALED])
     assert first is not None
     announced = credentials.forecast(first, now, ahead)
     assert announced == [CredentialExpiring(expires=NOON)]
 
-    again = credentials.fold([SEALED, *announced])
+    again = folds.credential([SEALED, *announced])
     assert again is not None
     assert credentials.forecast(again, now, ahead) == []
     rotated = CredentialRotated(
         kind="app-certificate", identity="app", vault_key="k1", digest="d2", expires=NOON + timedelta(days=1)
     )
-    replaced = credentials.fold([SEALED, *announced, rotated])
+    replaced = folds.credential([SEALED, *announced, rotated])
     assert replaced is not None
     assert credentials.forecast(replaced, now, ahead) == [CredentialExpiring(expires=NOON + timedelta(days=1))]
