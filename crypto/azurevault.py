@@ -97,6 +97,12 @@ def code_of(error: HttpResponseError) -> str:
     return str(code) if code else str(error.message).partition("\n")[0][:200]
 
 
+def inner_code_of(error: HttpResponseError) -> str:
+    """What the error code is about, where the vault says that; else empty."""
+    inner = getattr(error.error, "innererror", None) or {}
+    return str(inner.get("code", ""))
+
+
 def said_by(error: HttpResponseError) -> str:
     """The first line of Key Vault's own sentence."""
     said = getattr(error.error, "message", None) or error.message

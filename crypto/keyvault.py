@@ -27,6 +27,7 @@ from crypto.azurevault import (
     SETTLED_SECONDS,
     SETTLING_SECONDS,
     explained,
+    inner_code_of,
     options,
     retained,
     verification,
@@ -39,6 +40,7 @@ TEXT = "text/plain"
 BINARY = "application/octet-stream;base64"
 AT_ONCE = 10
 """As many connections as Azure's client keeps open."""
+_DISABLED = "SecretDisabled"
 _NEVER = datetime.min.replace(tzinfo=UTC)
 _GRANT = "Grant it on the Key Vault: docs/sealing.md has the least role of each process."
 _RECOVER = "Grant `recover`, have it purged, or wait until the vault's retention ends."
@@ -67,6 +69,11 @@ class KeyVaultSecretStore:
                 found = self._client.get_secret(name)
             except ResourceNotFoundError:
                 raise SecretMissing(name) from None
+            except HttpResponseError as error:
+                if inner_code_of(error) != _DISABLED:
+                    raise
+                why = "it is disabled in the Key Vault"
+                raise Unreadable("secret", name, why, "Enable it there, or delete it.") from None
         return _decode(name, found.value or "", found.properties.content_type)
 
     def put(self, name: str, value: bytes, tags: Mapping[str, str] = {}) -> str:

@@ -20,7 +20,7 @@ from azure.keyvault.keys import DeletedKey, KeyClient, KeyVaultKey
 from azure.keyvault.keys.crypto import CryptographyClient, KeyWrapAlgorithm
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from crypto.azurevault import REFUSED, SETTLED_SECONDS, code_of, explained, options, retained, said_by
+from crypto.azurevault import REFUSED, SETTLED_SECONDS, code_of, explained, inner_code_of, options, retained, said_by
 from crypto.keyring import KEY_BITS, PrivateHalf, VaultPublicKey, public_of
 from domain.errors import NotAllowed, StoreUnavailable, Unreadable
 from domain.events import Retained
@@ -149,8 +149,7 @@ class KeyVaultKeyCustody:
 
 def _lacks_grant(error: HttpResponseError) -> bool:
     """Whether it is the identity that may not, and not the vault that cannot."""
-    inner = getattr(error.error, "innererror", None) or {}
-    return str(inner.get("code", "")).startswith(("ForbiddenBy", "AccessDenied"))
+    return inner_code_of(error).startswith(("ForbiddenBy", "AccessDenied"))
 
 
 def _public_half(key: KeyVaultKey) -> rsa.RSAPublicKey:

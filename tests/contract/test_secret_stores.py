@@ -363,6 +363,19 @@ def test_a_value_that_is_not_what_its_content_type_says_is_unreadable_and_not_qu
     assert "base64!" not in str(refusal.value)
 
 
+def test_a_secret_that_somebody_has_disabled_is_unreadable_and_not_forbidden(
+    m365: Simulator, key_vault: KeyVaultSecretStore
+) -> None:
+    name = fresh_name()
+    key_vault.put(name, b"x")
+    operator = StaffIdentity(m365, str(uuid4()))
+    trusted: dict[str, Any] = {"verify_challenge_resource": False, "connection_verify": str(m365.ca_file)}
+    with SecretClient(m365.url, operator, **trusted) as client:
+        client.update_secret_properties(name, enabled=False)
+    with pytest.raises(Unreadable, match="disabled"):
+        key_vault.get(name)
+
+
 def test_a_secret_that_may_not_be_purged_is_deleted_and_its_name_can_be_used_again(m365: Simulator) -> None:
     name = fresh_name()
     with vault_for(m365, "get", "set", "list", "delete", "recover") as store:
