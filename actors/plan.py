@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from collectors.dataset import Dataset as Definition
 from domain.errors import NotAllowed
@@ -16,13 +16,18 @@ def datasets_for(tenant: Tenant, catalog: Mapping[Dataset, Definition], asked: S
     Raises `Unknown` for a name that is not in the catalog and `NotAllowed` when nothing is left to collect.
     """
     wanted = [known_dataset(name, catalog) for name in asked or tenant.datasets or catalog]
-    possible = tuple(
+    found = possible(tenant, catalog, wanted)
+    if not found:
+        raise NotAllowed(
+            "collect", f"tenant {tenant.id} declares no Exchange Server", "Declare it with `tenantry tenant change`."
+        )
+    return found
+
+
+def possible(tenant: Tenant, catalog: Mapping[Dataset, Definition], wanted: Collection[Dataset]) -> tuple[Dataset, ...]:
+    """Those of `wanted` that the tenant may have, in the order of the catalog."""
+    return tuple(
         name
         for name, definition in catalog.items()
         if name in wanted and (tenant.exchange_server or definition.workload != "exchange-server")
     )
-    if not possible:
-        raise NotAllowed(
-            "collect", f"tenant {tenant.id} declares no Exchange Server", "Declare it with `tenantry tenant change`."
-        )
-    return possible

@@ -9,16 +9,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.command import INCOMPLETE, Session, flag, operator_name
+from actors.plan import possible
+from cli.collect import explanation
+from cli.command import INCOMPLETE, Session, flag, operator_name, tell
 from cli.refusals import Refusal
 from cli.state import State, opened
-from cli.views import plain
+from cli.trail import point
+from cli.views import plain, views
 from cli.views import tenants as registered
 from collectors.catalog import load_catalog
 from crypto.datakey import DataKey, from_secret
 from crypto.transit import TransitKey
-from domain.errors import Malformed
-from domain.ids import TenantId, moment, tenant_id
+from domain.errors import Malformed, NotAllowed
+from domain.ids import TenantId, tenant_id
+from domain.tenant import Tenant
 from eventstore.batches import open_batch_store
 from query.merge import DatasetShape
 from vault.messages import ReleaseDataKey, data_key_context
@@ -28,7 +32,10 @@ if TYPE_CHECKING:
 
 FORMATS = ("parquet", "csv", "jsonl")
 
-AsOf = Annotated[str | None, typer.Option("--as-of", metavar="TIME", help="As it was known then (ISO 8601).")]
+AsOf = Annotated[
+    str | None,
+    typer.Option("--as-of", metavar="TIME|POSITION", help="As it was known then: ISO 8601 time, or a position."),
+]
 Only = Annotated[list[str] | None, typer.Option("--tenant", metavar="GUID", help="Only these tenants.")]
 
 
@@ -42,8 +49,10 @@ def datasets(
 
     Example: `tenantry data datasets --tenant TENANT`
     """
-    tables = tables_of(opened(session), tenant or [], "data datasets")
-    found = asyncio.run(tables.datasets(count=count, as_of=moment(as_of) if as_of else None))
+    state = opened(session)
+    until = point(state, as_of) if as_of else None
+    tables = tables_of(state, registered_or(state, tenant or []), "data datasets")
+    found = asyncio.run(tables.datasets(count=count, as_of=until))
     rows = [plain(one) for one in found if one.state != "never"]
     if not rows and not session.json:
         catalog = load_catalog(session.settings.catalog)
@@ -64,10 +73,13 @@ def sql(
 
     Example: `tenantry data sql "select department, count(*) from entra_users group by 1 order by 2 desc"`
     """
-    tables = tables_of(opened(session), tenant or [], f"data sql: {statement[:200]}")
-    result = asyncio.run(tables.sql(statement, moment(as_of) if as_of else None))
+    state = opened(session)
+    until = point(state, as_of) if as_of else None
+    tenants = readable(state, tenant or [])
+    tables = tables_of(state, tenants, f"data sql: {statement[:200]}", named=bool(tenant))
+    result = asyncio.run(tables.sql(statement, until))
     session.show(result.objects(), result.columns, "No rows.")
-    tell_missing(session, result.missing)
+    tell_missing(session, state, result.missing)
 
 
 def export(
@@ -85,31 +97,69 @@ def export(
     """
     if format_ not in FORMATS:
         raise Malformed("format", format_, ", ".join(FORMATS))
-    tables = tables_of(opened(session), tenant or [], f"data export {dataset}")
-    until = moment(as_of) if as_of else None
+    state = opened(session)
+    until = point(state, as_of) if as_of else None
+    tables = tables_of(state, readable(state, tenant or []), f"data export {dataset}", named=bool(tenant))
     done = asyncio.run(tables.export(dataset, format_, out, until, overwrite=overwrite))  # type: ignore[arg-type]
     if session.json:
         session.print_json(done)
     session.say(f"Wrote {done.rows:,} rows to {done.path}.")
-    tell_missing(session, done.missing)
+    tell_missing(session, state, done.missing)
 
 
-def tables_of(state: State, tenants: Sequence[str], why: str) -> Tables:
-    """Every registered tenant, or those named. Opening a tenant's rows releases its data key, on record with `why`."""
-    from query.tables import Tables
+def registered_or(state: State, named: Sequence[str]) -> list[Tenant]:
+    """Those named, or every registered tenant."""
+    return [state.tenant(text) for text in named] or registered(state)
 
-    chosen = [state.tenant(text).id for text in tenants] or [tenant.id for tenant in registered(state)]
+
+def readable(state: State, named: Sequence[str]) -> list[Tenant]:
+    """The same without those offboarded, whose rows nobody can open any more. Raises `NotAllowed` for one that is
+    named."""
+    found = registered_or(state, named)
+    kept = [tenant for tenant in found if tenant.state != "offboarded"]
+    gone = [tenant for tenant in found if tenant.state == "offboarded"]
+    if named and gone:
+        why = f"tenant {gone[0].id} is offboarded"
+        raise NotAllowed("read the rows", why, "Its data key was destroyed: nobody can open them any more.")
+    return kept
+
+
+def tables_of(state: State, tenants: Sequence[Tenant], why: str, *, named: bool = False) -> Tables:
+    """Opening a tenant's rows releases its data key, on record with `why`. Tenants that were `named` are expected to
+    have every dataset that they may have, others those of their plan."""
+    from query.tables import Expected, Tables
+
+    catalog = load_catalog(state.settings.catalog)
     shapes = {
         name: DatasetShape(key=definition.key, mode=definition.mode, columns=definition.select)
-        for name, definition in load_catalog(state.settings.catalog).items()
+        for name, definition in catalog.items()
+    }
+    hindrances = failures(state)
+    expected = {
+        tenant.id: Expected(
+            datasets=frozenset(possible(tenant, catalog, catalog if named else tenant.datasets or catalog)),
+            hindrance=hindrances.get(tenant.id, ""),
+        )
+        for tenant in tenants
     }
     return Tables(
         state.store,
         open_batch_store(state.settings.batches),
         lambda tenant: released_data_key(state, tenant, why),
         shapes,
-        chosen,
+        expected,
     )
+
+
+def failures(state: State) -> dict[TenantId, str]:
+    """Of tenants whose last run failed or was cancelled: why, as a sentence."""
+    with views(state) as opened_views:
+        rows = opened_views.fleet.rows()
+    return {
+        row.tenant.id: f"Its last run {last.state}: {explanation(last.reason or '', last.detail)}".rstrip(". ") + "."
+        for row in rows
+        if (last := row.last_run) is not None and last.state in ("failed", "cancelled")
+    }
 
 
 def released_data_key(state: State, tenant: TenantId, why: str) -> DataKey:
@@ -122,11 +172,26 @@ def released_data_key(state: State, tenant: TenantId, why: str) -> DataKey:
         return from_secret(secret)
 
 
-def tell_missing(session: Session, missing: Sequence[Missing]) -> None:
-    """Rows that are not in the answer are told, and the exit code says so."""
+def labelled(tenant: Tenant) -> str:
+    return f"{tenant.name} ({tenant.id})" if tenant.name != tenant.id else tenant.id
+
+
+def tell_missing(session: Session, state: State, missing: Sequence[Missing]) -> None:
+    """Rows that are not in the answer are told, one line for each tenant and reason, and the exit code says so. Those
+    of offboarded tenants are no more, which people are told."""
+    known = registered(state)
+    if not session.json and (gone := [labelled(tenant) for tenant in known if tenant.state == "offboarded"]):
+        tell(f"Offboarded, so without rows: {', '.join(gone)}.")
     if not missing:
         return
-    lines = [Refusal(f"{one.dataset} of {one.tenant} is missing", one.why) for one in missing]
+    names = {tenant.id: labelled(tenant) for tenant in known}
+    datasets: dict[tuple[TenantId, str], list[str]] = {}
+    for one in missing:
+        datasets.setdefault((one.tenant, one.why), []).append(one.dataset)
+    lines = [
+        Refusal(f"Rows of {', '.join(of)} are missing for {names[tenant]}", why)
+        for (tenant, why), of in datasets.items()
+    ]
     if session.json:
         lines = [Refusal("Rows are missing", " ".join(one.line() for one in lines))]
     for line in lines:

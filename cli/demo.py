@@ -227,7 +227,7 @@ def compared(
 ) -> list[dict[str, object]]:
     """Rows that were collected, and rows that there are, of each dataset over the tenants that could be collected."""
     step(session, "Rows collected, and rows there are in the simulated Microsoft 365")
-    tables = tables_of(state, tenants, "demo: compare with the truth")
+    tables = tables_of(state, [state.tenant(one) for one in tenants], "demo: compare with the truth")
     counts: list[dict[str, object]] = []
     for dataset, name in TRUTHS.items():
         result = asyncio.run(tables.sql(f"select count(*) from {table_of(dataset)}"))  # noqa: S608 - our own names

@@ -13,12 +13,16 @@ from cli.command import Session, now
 from cli.output import cell, short
 from cli.state import State
 from cli.views import plain, run_object
+from domain.errors import Malformed
 from domain.events import Recorded, RunCancelled, RunFailed, RunFinished, RunRequested, stored_name
 from domain.ids import category, moment
 from projections.fleet import line
 from projections.views import Views
+from query.state import Point, later
 
 PAGE = 1_000
+DIGITS = 18
+"""Of a position, at most."""
 LONGEST_FACT = 40
 ENTRY_COLUMNS = ("position", "at", "event", "actor", "run", "facts")
 HIDDEN_FACTS = frozenset({"run", "tenant", "note", "cursor"})
@@ -93,23 +97,36 @@ def shortened(name: str, value: object) -> str:
     return text if name in SENTENCES or len(text) <= LONGEST_FACT else text[: LONGEST_FACT - 3] + "..."
 
 
+def point(state: State, text: str) -> Point:
+    """A time or a position that there has been. Raises `Malformed`."""
+    if text.isdecimal():
+        last = state.store.last_position()
+        if len(text) > DIGITS or int(text) > last:
+            raise Malformed("position of the ledger", text, f"at most {last}, which is the last one")
+        return int(text)
+    at = moment(text)
+    if at > now():
+        raise Malformed("time in the past", text, "one that has been: what will be known then is not known yet")
+    return at
+
+
 def replayed(state: State, as_of: str, only: str | None) -> dict[str, Any]:
     """The folds of every event up to a time or position, in a file that lasts as long as this call."""
-    position = int(as_of) if as_of.isdecimal() and len(as_of) < 19 else None
-    at = now() if position is not None else moment(as_of)
+    until = point(state, as_of)
+    at = now() if isinstance(until, int) else until
     with (
         tempfile.TemporaryDirectory(prefix=".replay-", dir=state.directory) as directory,
         Views(Path(directory) / "views.db") as views,
     ):
         last = 0
         for page in pages(state):
-            until = [one for one in page if (one.position <= position if position is not None else one.at <= at)]
-            views.fleet.take(until)
-            views.runs.take(until)
-            if until:
-                last = until[-1].position
-                at = until[-1].at if position is not None else at
-            if len(until) < len(page):
+            taken = [one for one in page if not later(one, until)]
+            views.fleet.take(taken)
+            views.runs.take(taken)
+            if taken:
+                last = taken[-1].position
+                at = taken[-1].at if isinstance(until, int) else at
+            if len(taken) < len(page):
                 break
         return {
             "at": at,

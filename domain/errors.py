@@ -129,9 +129,9 @@ class SignInFailed(PermanentError):
 
 
 class ReleaseRefused(PermanentError):
-    """(credential, why)"""
+    """(credential or data key, why)"""
 
-    sentence = "Credential {0} is not released: {1}."
+    sentence = "{0} is not released: {1}."
 
 
 class EnvelopeRejected(PermanentError):

@@ -18,23 +18,38 @@ from query.passes import Attempt, CountedBatch, Pass, fold_batches, showing
 __all__ = [
     "DatasetShape",
     "Pass",
+    "Point",
     "Row",
     "fold_batches",
     "items_of",
     "known_at",
+    "later",
     "rows_of",
     "showing",
 ]
 
 
-def known_at(events: Sequence[Recorded], as_of: datetime | None) -> Sequence[Recorded]:
-    """The events of a stream that had been recorded at a time: those before the first later one."""
-    if as_of is None:
-        return events
+Point = datetime | int
+"""A time, or a position in the whole ledger."""
+
+
+def known_at(events: Sequence[Recorded], as_of: Point | None) -> Sequence[Recorded]:
+    """The events of a stream that had been recorded at a point: those before the first later one."""
     for place, recorded in enumerate(events):
-        if recorded.at > as_of:
+        if later(recorded, as_of):
             return events[:place]
     return events
+
+
+def later(recorded: Recorded, as_of: Point | None) -> bool:
+    """None: nothing is later."""
+    match as_of:
+        case None:
+            return False
+        case int():
+            return recorded.position > as_of
+        case _:
+            return recorded.at > as_of
 
 
 async def rows_of(  # noqa: PLR0917 - what names a dataset's rows is always given together

@@ -26,7 +26,7 @@ from query.duck import Filling, Sourced, chunks, connect, create_empty, perform
 from query.export import Format
 from query.merge import DatasetShape
 from query.passes import Pass, fold_batches
-from query.state import known_at, rows_of
+from query.state import Point, known_at, rows_of
 from query.statement import examine, failed
 from query.structure import unique
 
@@ -40,6 +40,13 @@ class Missing(msgspec.Struct, frozen=True, kw_only=True):
     tenant: TenantId
     dataset: Dataset
     why: str
+
+
+class Expected(msgspec.Struct, frozen=True, kw_only=True):
+    """The datasets that a tenant is to have rows of. `hindrance`: why its last run brought none, as a sentence."""
+
+    datasets: frozenset[Dataset]
+    hindrance: str = ""
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,7 +84,8 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
 class Tables:
     """`data_key_of` may raise a `PermanentError`: the tenant's rows are then missing. Asked once for each tenant.
 
-    `shapes`: the datasets there are. `memory_bytes` bounds DuckDB, which keeps every row it is asked about in memory.
+    `shapes`: the datasets there are. `tenants`: those that are asked, and what each is expected to have: of that
+    nothing is left out in silence. `memory_bytes` bounds DuckDB, which keeps every row it is asked about in memory.
     """
 
     def __init__(
@@ -86,7 +94,7 @@ class Tables:
         batches: BatchStore,
         data_key_of: Callable[[TenantId], DataKey],
         shapes: Mapping[Dataset, DatasetShape],
-        tenants: Sequence[TenantId],
+        tenants: Mapping[TenantId, Expected],
         *,
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
@@ -95,11 +103,11 @@ class Tables:
         self._data_key_of = data_key_of
         self._shapes = dict(shapes)
         self._datasets = {table_of(name): name for name in shapes}
-        self._tenants = tuple(tenants)
+        self._tenants = dict(tenants)
         self._memory_bytes = memory_bytes
         self._keys: dict[TenantId, DataKey | PermanentError] = {}
 
-    async def sql(self, statement: str, as_of: datetime | None = None) -> Result:
+    async def sql(self, statement: str, as_of: Point | None = None) -> Result:
         """Runs one reading statement. Raises `Malformed`, `Unknown` (table) or `NotAllowed` (the rest of SQL)."""
         missing: list[Missing] = []
         connection = connect(self._memory_bytes)
@@ -119,7 +127,7 @@ class Tables:
         return Result(columns=columns, rows=rows, missing=tuple(missing))
 
     async def export(
-        self, dataset: str, format: Format, path: Path, as_of: datetime | None = None, *, overwrite: bool = False
+        self, dataset: str, format: Format, path: Path, as_of: Point | None = None, *, overwrite: bool = False
     ) -> Exported:
         """Writes the rows of one dataset to `path`, readable by its owner only: whole, or not at all.
 
@@ -144,11 +152,11 @@ class Tables:
             raise failed(error, self._datasets, self._memory_bytes) from None
         return Exported(path=str(path), rows=count, missing=tuple(missing))
 
-    async def datasets(self, *, count: bool = False, as_of: datetime | None = None) -> list[Overview]:
+    async def datasets(self, *, count: bool = False, as_of: Point | None = None) -> list[Overview]:
         """Every dataset of every tenant. `count`: reads the rows where events alone do not tell their number."""
         return [await self._overview(tenant, name, count, as_of) for tenant in self._tenants for name in self._shapes]
 
-    async def _overview(self, tenant: TenantId, name: Dataset, count: bool, as_of: datetime | None) -> Overview:
+    async def _overview(self, tenant: TenantId, name: Dataset, count: bool, as_of: Point | None) -> Overview:
         passes = self._passes(tenant, name, as_of)
         rows = _rows_known(passes, self._shapes[name])
         if rows is None and count:
@@ -167,7 +175,7 @@ class Tables:
         )
 
     async def _fill(
-        self, connection: duckdb.DuckDBPyConnection, table: str, as_of: datetime | None, missing: list[Missing]
+        self, connection: duckdb.DuckDBPyConnection, table: str, as_of: Point | None, missing: list[Missing]
     ) -> None:
         name = self._datasets[table]
         filling = Filling(connection, table)
@@ -175,13 +183,17 @@ class Tables:
             await perform(connection, filling.add, chunk)
         await perform(connection, filling.finish, self._shapes[name].columns)
 
-    async def _rows(self, name: Dataset, as_of: datetime | None, missing: list[Missing]) -> AsyncIterator[Sourced]:
+    async def _rows(self, name: Dataset, as_of: Point | None, missing: list[Missing]) -> AsyncIterator[Sourced]:
         for tenant in self._tenants:
             async for sourced in self._rows_of(tenant, name, as_of, missing):
                 yield sourced
+            if any((one.tenant, one.dataset) == (tenant, name) for one in missing):
+                continue
+            if why := self._gap(tenant, name, as_of):
+                missing.append(Missing(tenant=tenant, dataset=name, why=why))
 
     async def _rows_of(
-        self, tenant: TenantId, name: Dataset, as_of: datetime | None, missing: list[Missing]
+        self, tenant: TenantId, name: Dataset, as_of: Point | None, missing: list[Missing]
     ) -> AsyncIterator[Sourced]:
         """A tenant of which nothing was collected needs no key. What fails for good is told in `missing`."""
         try:
@@ -194,6 +206,20 @@ class Tables:
         except PermanentError as error:
             missing.append(Missing(tenant=tenant, dataset=name, why=str(error)))
 
+    def _gap(self, tenant: TenantId, name: Dataset, as_of: Point | None) -> str:
+        """Why what was collected is not all there is, as a sentence; empty when it is."""
+        passes = self._passes(tenant, name, as_of)
+        expected = self._tenants[tenant]
+        if any(one.complete for one in passes) or not (passes or name in expected.datasets):
+            return ""
+        if not passes and as_of is not None:
+            return "It was not collected by then."
+        if not passes:
+            return f"It was never collected. {expected.hindrance}".strip()
+        if passes[-1].state == "running":
+            return "Its first collection has not ended."
+        return f"No collection of it was complete, the last is {passes[-1].state}: {passes[-1].reason}."
+
     async def _key(self, tenant: TenantId) -> DataKey:
         if tenant not in self._keys:
             try:
@@ -205,7 +231,7 @@ class Tables:
             raise known
         return known
 
-    def _passes(self, tenant: TenantId, name: Dataset, as_of: datetime | None) -> list[Pass]:
+    def _passes(self, tenant: TenantId, name: Dataset, as_of: Point | None) -> list[Pass]:
         return fold_batches(known_at(self._store.read(collection_stream(tenant, name)), as_of))
 
 

@@ -243,7 +243,7 @@ class Holding:
         held = self._read(self._tenant(request.tenant))
         decided = self._on_data_key(held, decide, request, caller)
         if isinstance(decided, DataKeyDenied):
-            raise ReleaseRefused(f"datakey:{request.tenant}", policy.REASONS[decided.why])
+            raise ReleaseRefused(f"The data key of {request.tenant}", policy.REASONS[decided.why])
         with self._data_key(held, decided.key, request, caller) as key:
             context = data_key_context(request.tenant, request.run or request.operator or "")
             return Sealed(payload=transit.seal(message.transit_key, key, context), key=decided.key)
@@ -268,7 +268,7 @@ class Holding:
 
         def denied(why: str) -> ReleaseRefused:
             self._on_data_key(held, lambda _: policy.data_key_denied(request, why), request, caller)
-            return ReleaseRefused(f"datakey:{request.tenant}", policy.REASONS[why])
+            return ReleaseRefused(f"The data key of {request.tenant}", policy.REASONS[why])
 
         try:
             wrapped = self._secrets.get(data_key_name(request.tenant)).decode("ascii", "replace")
@@ -362,4 +362,4 @@ def _asker(request: policy.ReleaseRequest | policy.DataKeyRequest, caller: str) 
 
 
 def _name(request: policy.ReleaseRequest) -> str:
-    return f"{request.tenant}:{request.slot}"
+    return f"Credential {request.tenant}:{request.slot}"

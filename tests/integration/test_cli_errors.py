@@ -55,6 +55,10 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "an unknown run to cancel": (["run", "cancel", RUN], f"no run '{RUN}'"),
     "a malformed time": (["audit", "replay", "--as-of", "yesterday"], "'yesterday' is not a time"),
     "a malformed time of a query": (["data", "sql", "select 1", "--as-of", "2026-13-01"], "is not a time"),
+    "a time to come": (["data", "sql", "select 1", "--as-of", "2999-01-01"], "is not a time in the past"),
+    "a time to come of a replay": (["audit", "replay", "--as-of", "2999-01-01"], "is not a time in the past"),
+    "a position to come": (["audit", "replay", "--as-of", "99999"], "is not a position of the ledger"),
+    "the rows of an offboarded tenant": (["data", "sql", "select 1", "--tenant", OFFBOARDED], "is offboarded"),
     "a malformed credential": (["audit", "log", "--credential", f"{CONTOSO}/shoe"], "credential slot"),
     "a second init": (["init"], "already exists"),
     "nothing to collect": (["collect"], "which tenants"),
@@ -136,8 +140,19 @@ def test_an_export_replaces_a_file_when_it_is_told_to(desk: Desk) -> None:
     words = ["data", "export", "entra.users", "--format", "csv", "--out", "users.csv"]
     assert "there is such a file" in desk.refused(2, *words)
     assert (desk.directory / "users.csv").read_text() == "before"
-    assert desk.type(*words, "--overwrite").code == 0
+    assert desk.type(*words, "--overwrite").code == 3
     assert (desk.directory / "users.csv").read_text() != "before"
+
+
+def test_a_query_names_whose_rows_it_lacks_and_mentions_the_offboarded(desk: Desk) -> None:
+    said = desk.type("data", "sql", "select count(*) n from entra_users")
+    assert (said.code, said.out.split()) == (3, ["n", "0"])
+    assert f"Offboarded, so without rows: contoso.com ({OFFBOARDED})." in said.err
+    for tenant in (CONTOSO, SUSPENDED):
+        assert f"Rows of entra.users are missing for contoso.com ({tenant}): It was never collected." in said.err
+    desk.type("tenant", "offboard", CONTOSO, "--reason", "left", "--yes")
+    desk.type("tenant", "offboard", SUSPENDED, "--reason", "left", "--yes")
+    assert desk.type("data", "sql", "select count(*) n from entra_users").code == 0
 
 
 def test_what_uses_no_state_directory_takes_none_and_reads_no_settings(desk: Desk) -> None:

@@ -195,8 +195,27 @@ def test_the_past_is_as_it_was(demo: Ran, capsys: pytest.CaptureFixture[str]) ->
     _, then = asked(demo, capsys, "audit", "replay", "--as-of", str(first["position"]))
     assert [one["state"] for one in then["runs"]] == ["requested"]
     assert len(then["fleet"]) == TENANTS
-    code, rows = asked(demo, capsys, "data", "sql", "select * from entra_users", "--as-of", first["at"])
-    assert (code, rows) == (0, [])
+    for point in (first["at"], str(first["position"])):
+        capsys.readouterr()
+        words = ["data", "sql", "select * from entra_users", "--as-of", point, "--state", str(demo.state), "--json"]
+        assert main(words) == 3
+        out, err = capsys.readouterr()
+        assert json.loads(out) == []
+        assert json.loads(err)["why"].count("It was not collected by then.") == TENANTS
+
+
+def test_tenants_that_could_not_be_collected_are_named_beside_the_answer(
+    demo: Ran, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    code = main(["data", "sql", "select count(*) n from entra_users", "--state", str(demo.state), "--json"])
+    out, err = capsys.readouterr()
+    truth = next(one["truth"] for one in demo.counts() if one["dataset"] == "entra.users")
+    assert (code, json.loads(out)) == (3, [{"n": truth}])
+    refusal = json.loads(err)
+    assert refusal["exit"] == 3
+    for why in ("Rows of entra.users are missing for", "AADSTS7000222", "AADSTS50076"):
+        assert why in refusal["why"]
 
 
 def test_the_log_proves_itself(demo: Ran, capsys: pytest.CaptureFixture[str]) -> None:

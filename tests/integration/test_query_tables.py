@@ -24,7 +24,7 @@ from eventstore.batches import open_batch_store
 from eventstore.store import open_event_store
 from query.duck import connect, perform
 from query.merge import DatasetShape
-from query.tables import Tables
+from query.tables import Expected, Tables
 
 CONTOSO = TenantId("11111111-2222-3333-4444-555555555555")
 FABRIKAM = TenantId("99999999-2222-3333-4444-555555555555")
@@ -38,6 +38,7 @@ SHAPES = {
     SKUS: DatasetShape(key="id", mode="full"),
     SIGN_INS: DatasetShape(key="id", mode="window"),
 }
+EVERYTHING = Expected(datasets=frozenset(SHAPES), hindrance="Its last run failed: expired.")
 START = datetime(2026, 3, 1, tzinfo=UTC)
 RUN = RunId("20260301T000000-00000001")
 
@@ -59,7 +60,9 @@ class Estate:
         self.refused: dict[TenantId, Exception] = {}
         self.asked: list[TenantId] = []
         self.minutes = 0
-        self.tables = Tables(self.store, self.batches, self.key_of, SHAPES, tuple(self.keys), memory_bytes=256 << 20)
+        self.tables = Tables(
+            self.store, self.batches, self.key_of, SHAPES, dict.fromkeys(self.keys, EVERYTHING), memory_bytes=256 << 20
+        )
 
     def key_of(self, tenant: TenantId) -> DataKey:
         self.asked.append(tenant)
@@ -127,7 +130,7 @@ async def test_tables_join_over_tenants_and_say_where_each_row_comes_from(estate
         ("b", "E5", 5, FABRIKAM, at + timedelta(minutes=4), RUN),
         ("c", None, None, FABRIKAM, at + timedelta(minutes=4), RUN),
     ]
-    assert result.missing == ()
+    assert [(one.tenant, one.dataset) for one in result.missing] == [(FABRIKAM, SKUS)]
 
 
 async def test_tables_join_by_a_shared_column(estate: Estate) -> None:
@@ -223,12 +226,50 @@ async def test_a_tenant_whose_key_is_refused_is_named(estate: Estate) -> None:
     assert "its key was destroyed" in result.missing[0].why
 
 
+async def test_a_tenant_without_a_complete_collection_is_named_and_says_why(estate: Estate) -> None:
+    before = START - timedelta(days=1)
+    first = await estate.collect(CONTOSO, USERS, {"id": "a"})
+
+    async def missing(as_of: datetime | int | None = None) -> list[tuple[str, str]]:
+        result = await estate.tables.sql("SELECT count(*) FROM entra_users", as_of)
+        return [(one.tenant, one.why) for one in result.missing]
+
+    assert await missing() == [(FABRIKAM, "It was never collected. Its last run failed: expired.")]
+    assert await missing(before) == [(one, "It was not collected by then.") for one in (CONTOSO, FABRIKAM)]
+    estate.record(FABRIKAM, USERS, CollectionStarted(run=RUN, mode="full", since=None))
+    assert await missing() == [(FABRIKAM, "Its first collection has not ended.")]
+    await estate.collect(CONTOSO, GROUPS, {"id": "g"}, complete=False)
+    groups = await estate.tables.sql("SELECT id FROM entra_groups")
+    assert groups.rows == [("g",)]
+    assert groups.missing[0].why == "No collection of it was complete, the last is truncated: throttled."
+    await estate.collect(CONTOSO, USERS, {"id": "b"}, complete=False)
+    assert CONTOSO not in dict(await missing())
+    assert await missing(first) == [(FABRIKAM, "It was not collected by then.")]
+
+
+async def test_nothing_is_missing_of_what_a_tenant_is_not_to_have(estate: Estate) -> None:
+    await estate.collect(CONTOSO, USERS, {"id": "a"})
+    await estate.collect(FABRIKAM, USERS, {"id": "b"}, complete=False)
+    users_only = dict.fromkeys(estate.keys, Expected(datasets=frozenset()))
+    tables = Tables(estate.store, estate.batches, estate.key_of, SHAPES, users_only)
+    assert (await tables.sql("SELECT * FROM entra_groups")).missing == ()
+    assert [one.tenant for one in (await tables.sql("SELECT * FROM entra_users")).missing] == [FABRIKAM]
+
+
+async def test_a_position_of_the_ledger_is_a_point_in_time_as_well(estate: Estate) -> None:
+    await estate.collect(CONTOSO, USERS, {"id": "a"})
+    last = estate.store.last_position()
+    await estate.collect(CONTOSO, USERS, {"id": "b"})
+    for position, rows in ((last, [("a",)]), (last + 3, [("b",)]), (0, [])):
+        assert (await estate.tables.sql("SELECT id FROM entra_users", position)).rows == rows
+
+
 async def test_a_tenant_whose_batches_do_not_open_is_named(estate: Estate) -> None:
     await estate.collect(CONTOSO, USERS, {"id": "a"})
     estate.keys[CONTOSO] = new_data_key()
     result = await estate.tables.sql("SELECT id FROM entra_users")
     assert result.rows == []
-    assert [one.tenant for one in result.missing] == [CONTOSO]
+    assert "cannot be opened" in {one.tenant: one.why for one in result.missing}[CONTOSO]
 
 
 async def test_a_keyholder_that_does_not_answer_fails_the_statement(estate: Estate) -> None:
