@@ -23,6 +23,7 @@ import typer
 from rich.console import Console
 
 from cli.config import DEFAULT_STATE, Effective, built_in, load
+from cli.files import FULL
 from cli.output import json_text, new_console, shown
 from cli.refusals import Refusal, refusal_of, refuse
 from cli.unexpected import recorded
@@ -33,6 +34,7 @@ FAILED, WRONG_USAGE, INCOMPLETE = 1, 2, 3
 
 
 STOPPED = Refusal("Stopped")
+UNWRITTEN = Refusal("Cannot write to standard output", do="Free space, and look again.")
 UNANSWERED = Refusal(
     "Standard input ended before the answer", do="Nothing was done; answer, or give the option that does."
 )
@@ -68,19 +70,24 @@ class Session:
         sys.stdout.buffer.write(json_text(value) + b"\n")
         sys.stdout.buffer.flush()
 
-    def show(self, value: Sequence[dict[str, Any]], columns: Sequence[str], empty: str) -> None:
-        """A list of objects: JSON as it is, or a table of `columns`."""
+    def show(
+        self, value: Sequence[dict[str, Any]], columns: Sequence[str], empty: str, *, as_named: bool = False
+    ) -> None:
+        """A list of objects: JSON as it is, or a table of `columns`. `as_named`: they are the user's own."""
         if self.json:
             self.print_json(value)
         elif not value:
             self.say(empty)
         else:
-            self.console.print(shown(value, columns, self.console.width), highlight=False)
+            width = self.console.width if self.console.is_terminal else None
+            table = shown(value, columns, width, as_named=as_named)
+            self.console.print(table, highlight=False, soft_wrap=width is None)
 
     def say(self, text: str, style: str = "") -> None:
         """A line for people, as it stands; nothing in JSON mode."""
         if not self.json:
-            self.console.print(text, style=style, markup=False, highlight=False)
+            wide = not self.console.is_terminal
+            self.console.print(text, style=style, markup=False, highlight=False, soft_wrap=wide)
 
     def refuse(self, refusal: Refusal, code: int) -> None:
         """On standard error."""
@@ -132,6 +139,11 @@ def add_command(
             raise _refused(refusal_of(error), code, json) from None
         except BrokenPipeError:
             _nobody_reads()
+        except OSError as error:
+            if error.errno not in FULL or error.filename is not None:
+                raise _refused(recorded(error, place, os.environ), FAILED, json) from None
+            _nobody_reads()
+            raise _refused(UNWRITTEN._replace(why=error.strerror or ""), FAILED, json) from None
         except KeyboardInterrupt:
             raise _refused(STOPPED, FAILED, json) from None
         except EOFError:
@@ -167,7 +179,7 @@ def _refused(refusal: Refusal, code: int, json: bool) -> typer.Exit:
 
 
 def _nobody_reads() -> None:
-    """The reader of a pipe has had enough. What is still buffered has nowhere to go."""
+    """What is still buffered has nowhere to go: a pipe whose reader has had enough, or a full disk."""
     descriptor = os.open(os.devnull, os.O_WRONLY)
     os.dup2(descriptor, sys.stdout.fileno())
     os.close(descriptor)

@@ -78,7 +78,7 @@ def sql(
     tenants = readable(state, tenant or [])
     tables = tables_of(state, tenants, f"data sql: {statement[:200]}", named=bool(tenant))
     result = asyncio.run(tables.sql(statement, until))
-    session.show(result.objects(), result.columns, "No rows.")
+    session.show(result.objects(), result.columns, "No rows.", as_named=True)
     tell_missing(session, state, result.missing)
 
 

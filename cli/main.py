@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
 import signal
 import sys
@@ -14,6 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from cli.command import FAILED, STOPPED, UNANSWERED, WRONG_USAGE, add_command, flag
 from cli.config import DEFAULT_STATE
+from cli.output import in_ascii
 from cli.refusals import Refusal, refuse
 from cli.unexpected import recorded
 
@@ -207,9 +210,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
+def usable_streams() -> None:
+    """Refuses to start where standard output is closed; what an encoding does not have is written in its signs."""
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
+    if sys.stdout is None:
+        refuse(Refusal("Standard output is closed", do="Give it a file, or /dev/null."), FAILED, json=False)
+        sys.exit(FAILED)
+    codecs.register_error(in_ascii.__name__, in_ascii)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=in_ascii.__name__)
+
+
 def run_command() -> None:
     """The console script. A request to terminate is like Ctrl-C."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    usable_streams()
     sys.exit(main())
 
 

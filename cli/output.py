@@ -1,4 +1,4 @@
-"""What people see: tables as wide as they need, or a record for each row where they do not fit."""
+"""What people see: tables as wide as they need, or a record for each row where they do not fit on the terminal."""
 
 from __future__ import annotations
 
@@ -26,9 +26,17 @@ NARROWEST = 20
 DIGEST = re.compile(r"[0-9a-f]{64}|[A-Za-z0-9_-]{43}")
 """SHA-256 in hex, or in base64url as thumbprints are."""
 SHORT_DIGEST = 12
-COUNTS = frozenset({"rows", "rows_of_last_run", "requests", "collected", "truth"})
+COUNTS = frozenset({"rows", "requests", "collected", "truth"})
+PLAIN_SIGNS = {"✓": "+", "✗": "x", "·": "-", "▸": ">", "─": "-", "…": "."}
 CONTROLS = dict.fromkeys((*range(32), 127, *range(128, 160)), "�") | {10: " ", 9: " "}
 """Collected text must not steer the terminal."""
+
+
+def in_ascii(error: UnicodeError) -> tuple[str, int]:
+    """An error handler of codecs: our signs where the encoding does not have them, and ? for other characters."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(PLAIN_SIGNS.get(sign, "?") for sign in error.object[error.start : error.end]), error.end
 
 
 class Page(Console):
@@ -39,7 +47,7 @@ class Page(Console):
 
 
 def new_console() -> Page:
-    """As wide as the terminal; in a file or a pipe, wide enough for our tables."""
+    """As wide as the terminal; rules are `PIPE_WIDTH` wide in a file or a pipe, where no line is wrapped."""
     return Page() if sys.stdout.isatty() else Page(width=PIPE_WIDTH)
 
 
@@ -82,39 +90,65 @@ def with_text_keys(value: object) -> object:
             return value
 
 
-def shown(rows: Sequence[dict[str, Any]], columns: Sequence[str], width: int) -> Table | Text:
-    """A table of `columns`; records where one line for each row does not fit `width` characters."""
-    headings = [column.replace("_", " ").strip() if column not in ("_tenant", "_run") else column for column in columns]
-    cells = [[cell(row.get(column), column) for column in columns] for row in rows]
-    wraps, fits = _measured(columns, headings, cells, width)
-    if not fits:
+def shown(
+    rows: Sequence[dict[str, Any]], columns: Sequence[str], width: int | None, *, as_named: bool = False
+) -> Table | Text:
+    """A table of `columns`; records where one line for each row does not fit `width` characters. None: a line for each
+    row, as wide as it needs. `as_named`: columns and values of the user's own, which are not made more readable."""
+    headings = [column if as_named or column in ("_tenant", "_run") else column.replace("_", " ") for column in columns]
+    cells = [[cell(row.get(column), "" if as_named else column) for column in columns] for row in rows]
+    right = [all(isinstance(row.get(column), int | float | None) for row in rows) for column in columns]
+    if width is None:
+        return aligned(headings, cells, right)
+    widths = _measured(columns, headings, cells, width)
+    if widths is None:
         cells = [[short(text) for text in line] for line in cells]
-        wraps, fits = _measured(columns, headings, cells, width)
-    if not fits:
+        widths = _measured(columns, headings, cells, width)
+    if widths is None:
         return Text("\n").join(record(headings, line, width) for line in cells)
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for place, heading in enumerate(headings):
-        numbers = all(isinstance(row.get(columns[place]), int | float | None) for row in rows)
-        table.add_column(
-            Text(heading), overflow="fold", no_wrap=not wraps[place], justify="right" if numbers else "left"
-        )
+    for heading, wide, numbers in zip(headings, widths, right, strict=True):
+        table.add_column(Text(heading), overflow="fold", width=wide, justify="right" if numbers else "left")
     for line in cells:
         table.add_row(*map(Text, line))
     return table
 
 
+def aligned(headings: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool]) -> Text:
+    """Nothing is wrapped or cut, so that a line can be searched for."""
+    widths = [max(map(cell_len, column)) for column in zip(headings, *cells, strict=True)]
+
+    def padded(line: Sequence[str]) -> str:
+        parts = []
+        for text, wide, numbers in zip(line, widths, right, strict=True):
+            space = " " * (wide - cell_len(text))
+            parts.append(space + text if numbers else text + space)
+        return "  ".join(parts).rstrip()
+
+    return Text("\n".join(map(padded, [headings, *cells])))
+
+
 def _measured(
     columns: Sequence[str], headings: Sequence[str], cells: Sequence[Sequence[str]], width: int
-) -> tuple[list[bool], bool]:
-    """Which columns wrap, and whether one line for each row fits `width`."""
-    widths = [max(map(cell_len, column)) for column in zip(headings, *cells, strict=True)]
-    digests = [any(map(DIGEST.fullmatch, column)) for column in zip(*cells, strict=True)] or [False] * len(columns)
-    wraps = [
-        (column in LONG_COLUMNS or wide > WIDEST_WHOLE) and not digest
-        for column, wide, digest in zip(columns, widths, digests, strict=True)
+) -> list[int] | None:
+    """How wide each column is; None when one line for each row does not fit `width`. Columns that wrap share what the
+    others leave, and are as wide as their longest word at least."""
+    found = list(zip(headings, *cells, strict=True))
+    widths = [max(map(cell_len, column)) for column in found]
+    least = [
+        max(min(wide, NARROWEST), max((cell_len(word) for text in column for word in text.split()), default=0))
+        if (name in LONG_COLUMNS or wide > WIDEST_WHOLE) and not any(map(DIGEST.fullmatch, column))
+        else wide
+        for name, wide, column in zip(columns, widths, found, strict=True)
     ]
-    least = sum(min(wide, NARROWEST) if long else wide for wide, long in zip(widths, wraps, strict=True))
-    return wraps, least + 2 * (len(columns) - 1) <= width
+    left = width - 2 * (len(columns) - 1) - sum(least)
+    if left < 0:
+        return None
+    for place in sorted(range(len(columns)), key=lambda place: widths[place] - least[place]):
+        more = min(left, widths[place] - least[place])
+        least[place] += more
+        left -= more
+    return least
 
 
 def short(text: str) -> str:

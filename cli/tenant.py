@@ -134,10 +134,9 @@ def list_(session: Session) -> None:
 
     Example: `tenantry tenant list --json`
     """
-    rows = [{**row, "rows_of_last_run": row["rows"]} for row in fleet(opened(session))]
     session.show(
-        rows,
-        ("tenant", "name", "state", "last_run", "last_complete", "rows_of_last_run", "why"),
+        fleet(opened(session)),
+        ("tenant", "name", "state", "last_run", "last_complete", "rows", "why"),
         "No tenants. Add one with `tenantry tenant add`.",
     )
 
@@ -164,10 +163,8 @@ def show(session: Session, tenant: TenantArgument) -> None:
         ended = known.state == "offboarded"
         todo = "Nothing happens to it any more." if ended else f"`tenantry doctor {known.id}` says what to do."
         session.say(f"In the way: {row['why']}. {todo}", "yellow")
-    datasets = [{**one, "rows_of_last_run": one["rows"]} for one in row.get("datasets", [])]
-    session.show(
-        datasets, ("dataset", "state", "rows_of_last_run", "last_complete", "reason"), "Nothing collected yet."
-    )
+    columns = ("dataset", "state", "rows", "last_complete", "reason")
+    session.show(row.get("datasets", []), columns, "Nothing collected yet.")
 
 
 def plan(

@@ -200,3 +200,33 @@ def test_an_interrupt_is_one_line(desk: Desk) -> None:
     assert (serving.returncode, err) == (0, b"")
     (line,) = [one for one in said.decode().splitlines() if " credential set " in one]
     assert (desk.directory / shlex.split(line)[0]).samefile(TENANTRY)
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "told"),
+    [
+        ("> /dev/full", 1, "Cannot write to standard output: No space left on device."),
+        (">&-", 1, "Standard output is closed."),
+        ("> list.txt 2>&-", 0, ""),
+    ],
+)
+def test_standard_streams_that_cannot_be_written_are_told_in_one_line(
+    desk: Desk, redirection: str, code: int, told: str
+) -> None:
+    ended = subprocess.run(  # noqa: S603 - our own command
+        ["/bin/sh", "-c", f"exec {TENANTRY} tenant list {redirection}"],
+        cwd=desk.directory,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert ended.returncode == code
+    assert ended.stderr == "" if not told else told in one_line(ended.stderr)
+
+
+def test_an_encoding_without_our_signs_gets_others(desk: Desk) -> None:
+    said = run(desk, "doctor", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert "+ settings: " in said.out
+    assert "Unexpected" not in said.err

@@ -37,9 +37,10 @@ ROWS: list[dict[str, Any]] = [
 COLUMNS = ("tenant", "name", "last_run", "last_complete", "rows", "why")
 
 
-def printed(rows: list[dict[str, Any]], columns: tuple[str, ...], width: int) -> str:
+def printed(rows: list[dict[str, Any]], columns: tuple[str, ...], width: int | None, *, as_named: bool = False) -> str:
     file = io.StringIO()
-    Console(file=file, width=width).print(shown(rows, columns, width), highlight=False)
+    table = shown(rows, columns, width, as_named=as_named)
+    Console(file=file, width=width or 80).print(table, highlight=False, soft_wrap=width is None)
     return file.getvalue()
 
 
@@ -67,9 +68,38 @@ def test_no_line_is_wider_than_the_terminal(rows: list[dict[str, Any]], width: i
         assert all(cell_len(line) <= width for line in printed(rows, ("a", "why", "n"), width).split("\n"))
 
 
-@pytest.mark.parametrize("column", ["rows", "rows_of_last_run"])
-def test_a_count_of_rows_is_grouped_wherever_it_stands(column: str) -> None:
-    assert "12,345" in printed([{column: 12345}], (column,), 80)
+def test_a_count_of_rows_is_grouped() -> None:
+    assert "12,345" in printed([{"rows": 12345}], ("rows",), 80)
+
+
+def test_what_sql_returned_is_shown_as_it_is() -> None:
+    rows = [{"count_star()": 1, "_collected_at": "x", "rows": 12345}]
+    for width in (80, None):
+        table = printed(rows, tuple(rows[0]), width, as_named=True).splitlines()
+        assert [line.split() for line in table] == [["count_star()", "_collected_at", "rows"], ["1", "x", "12345"]]
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries({"a": st.text(max_size=60), "why": st.text(max_size=300), "n": st.integers()}),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_without_a_terminal_every_row_is_one_line_with_every_value_whole(rows: list[dict[str, Any]]) -> None:
+    _, *lines = printed(rows, ("a", "why", "n"), None)[:-1].split("\n")
+    assert len(lines) == len(rows)
+    for row, line in zip(rows, lines, strict=True):
+        assert cell(row["a"]) in line
+        assert cell(row["why"]) in line
+        assert line.endswith(str(row["n"]))
+
+
+def test_an_id_never_breaks_inside_a_cell() -> None:
+    fact = f"slot=entra, kind=app-certificate, identity={TENANT}, vault_key=KBCy_PE5tTSn..."
+    rows = [{"position": 6, "event": "credential-sealed/1", "facts": fact, "why": "a " * 60}]
+    for width in (60, 90, 100, 110, 120, 150):
+        assert f"identity={TENANT}," in printed(rows, ("position", "event", "facts", "why"), width)
 
 
 @given(st.text())
