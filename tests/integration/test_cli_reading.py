@@ -25,7 +25,7 @@ from domain.events import (
 from domain.ids import Dataset, RunId, TenantId, collection_stream, new_run_id, run_stream
 
 AT = datetime(2026, 11, 22, 20, 30, tzinfo=UTC)
-USERS, GROUPS = Dataset("entra.users"), Dataset("entra.groups")
+USERS, GROUPS, SKUS = Dataset("entra.users"), Dataset("entra.groups"), Dataset("entra.subscribed-skus")
 INCOMPLETE, WHOLE = RunId(RUN), RunId("20261123T203000-0a1b2c3d")
 TENANT = TenantId(CONTOSO)
 
@@ -130,7 +130,11 @@ def test_the_log_of_a_run_has_what_it_caused_and_nothing_else(nights: Desk) -> N
     assert "run-finished/1" in nights.type("audit", "log", "--run", WHOLE).out
 
 
-def test_datasets_are_listed_with_their_state_and_rows(nights: Desk) -> None:
+def test_datasets_are_listed_with_their_state_and_with_rows_where_events_tell_them(nights: Desk) -> None:
+    ended = CollectionCompleted(run=WHOLE, rows=12, requests=1, restarts=0, seconds=1.0)
+    licences = CollectionStarted(run=WHOLE, mode="full"), batch(WHOLE, 12), ended
+    record(nights, collection_stream(TENANT, SKUS), *licences, cause=WHOLE)
+
     said = nights.type("data", "datasets", "--json")
 
     assert (said.code, said.err) == (0, "")
@@ -138,8 +142,9 @@ def test_datasets_are_listed_with_their_state_and_rows(nights: Desk) -> None:
         (one["tenant"], one["dataset"], one["table"], one["state"], one["rows"], one["reason"])
         for one in json.loads(said.out)
     ] == [
-        (CONTOSO, "entra.users", "entra_users", "complete", 1234, ""),
+        (CONTOSO, "entra.users", "entra_users", "complete", None, ""),
         (CONTOSO, "entra.groups", "entra_groups", "truncated", None, "throttled"),
+        (CONTOSO, "entra.subscribed-skus", "entra_subscribed_skus", "complete", 12, ""),
     ]
     shown = nights.type("data", "datasets", "--tenant", CONTOSO).out
     assert "entra_groups" in shown
