@@ -9,15 +9,16 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from cli.command import FAILED, Session, tell_cut
+from cli.command import FAILED, Session, flag, tell_cut
 from cli.files import read_text, write_atomically
-from cli.ledger import REMAKE, ledger_path, opened_ledger, origin, sign_checkpoint, verified
+from cli.ledger import REMAKE, ledger_key, ledger_path, opened_ledger, origin, sign_checkpoint, verified
 from cli.output import cell
 from cli.state import opened
 from cli.trail import entries, followed, replayed, show_entries
-from crypto.checkpoint import verifier_key
-from domain.errors import Malformed
+from crypto.checkpoint import LedgerKey, named_origin, verifier_key, verify_checkpoint
+from domain.errors import Malformed, Unreadable
 from domain.ids import SLOTS, credential_stream, run_id, slot, tenant_id
+from eventstore.disk import destination
 
 
 def log(
@@ -94,11 +95,16 @@ def verify(
     Example: `tenantry audit verify --witness /mnt/elsewhere/checkpoint.txt`
     """
     state = opened(session)
-    result = verified(state, [read_text(path, "checkpoint") for path in witness or []])
+    key = ledger_key(state)
+    witnesses = {path: witness_of(path, key) for path in witness or []}
+    result = verified(state, list(witnesses.values()))
     if session.json:
         session.print_json(result)
     elif result.ok:
         session.say(f"Verified: {result.events} events, {result.checkpoints} checkpoints hold.", "green")
+        for path, note in witnesses.items():
+            size = verify_checkpoint(note, key.public).size
+            session.say(f"Compared with the witness {path}: the events up to position {size} are those it was made of.")
         if result.uncovered:
             session.say(f"Under no checkpoint yet: the last {result.uncovered}.")
     else:
@@ -114,11 +120,25 @@ def verify(
         raise typer.Exit(FAILED)
 
 
+def witness_of(path: Path, key: LedgerKey) -> str:
+    """The checkpoint in a file. Raises `Unreadable` unless it says that it is of the ledger with this key: one that
+    says so and is not signed by it is an alarm, anything else a file that was mistaken for another."""
+    note = read_text(path, "checkpoint")
+    named, own = named_origin(note), origin(key)
+    if named is None:
+        raise Unreadable("witness", str(path), "that is no checkpoint", "Give a file of `audit checkpoint --out`.")
+    if named != own:
+        why = f"it is of another ledger ({named}), this one is {own}"
+        raise Unreadable("witness", str(path), why, "Give one of this ledger; if it is, the ledger key was exchanged.")
+    return note
+
+
 def checkpoint(
     session: Session,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the checkpoint to this file, to keep elsewhere.")
     ] = None,
+    overwrite: Annotated[bool, flag("--overwrite", help="Replace the file when it is there already.")] = False,
 ) -> None:
     """Sign a checkpoint over everything recorded so far; kept elsewhere, it witnesses against cutting off the end.
 
@@ -127,14 +147,15 @@ def checkpoint(
     Example: `tenantry audit checkpoint --out /mnt/elsewhere/checkpoint.txt`
     """
     state = opened(session)
+    place = destination(out, overwrite=overwrite) if out else None
     sign_checkpoint(state, "audit checkpoint")
     with opened_ledger(state) as (ledger, key):
         notes = ledger.notes()
         origin_key = verifier_key(origin(key), key.public)
     if not notes:
         raise Malformed("ledger", "nothing", "at least one event")
-    if out:
-        write_atomically(out, notes[-1].encode(), 0o644)
+    if place:
+        write_atomically(place, notes[-1].encode(), 0o644)
         session.say(f"Wrote {out}. Public key of the ledger: {origin_key}")
     if session.json:
         session.print_json({"note": notes[-1], "key": origin_key})

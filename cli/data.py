@@ -86,17 +86,21 @@ def export(
     session: Session,
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Name of a dataset, such as entra.users.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The file to write; readable by its owner only.")],
-    format_: Annotated[str, typer.Option("--format", metavar="FORMAT", help="parquet, csv or jsonl.")] = "parquet",
+    format_: Annotated[
+        str | None,
+        typer.Option(
+            "--format", metavar="FORMAT", help="parquet, csv or jsonl [default: as FILE is named, or parquet]."
+        ),
+    ] = None,
     tenant: Only = None,
     as_of: AsOf = None,
     overwrite: Annotated[bool, flag("--overwrite", help="Replace the file when it is there already.")] = False,
 ) -> None:
     """Write the rows of a dataset to a file. Exit code 3 when rows of a tenant are missing: it says which and why.
 
-    Example: `tenantry data export entra.users --format csv --out users.csv`
+    Example: `tenantry data export entra.users --out users.csv`
     """
-    if format_ not in FORMATS:
-        raise Malformed("format", format_, ", ".join(FORMATS))
+    format_ = chosen_format(format_, out)
     state = opened(session)
     until = point(state, as_of) if as_of else None
     tables = tables_of(state, readable(state, tenant or []), f"data export {dataset}", named=bool(tenant))
@@ -105,6 +109,21 @@ def export(
         session.print_json(done)
     session.say(f"Wrote {done.rows:,} rows to {done.path}.")
     tell_missing(session, state, done.missing)
+
+
+def chosen_format(asked: str | None, out: Path) -> str:
+    """Raises `Malformed`, or `NotAllowed` where the file's name says another one."""
+    if str(out) == "-":
+        why = "an export is written whole or not at all"
+        raise NotAllowed("export to standard output", why, "Name a file, or use `tenantry data sql`.")
+    named = out.suffix.lower().removeprefix(".")
+    if asked is None:
+        return named if named in FORMATS else "parquet"
+    if asked not in FORMATS:
+        raise Malformed("format", asked, ", ".join(FORMATS))
+    if named in FORMATS and named != asked:
+        raise NotAllowed(f"write {out}", f"its name says {named}, and --format {asked}", "Change one of them.")
+    return asked
 
 
 def registered_or(state: State, named: Sequence[str]) -> list[Tenant]:

@@ -101,6 +101,12 @@ def verify_checkpoint(note: str, public: bytes) -> Checkpoint:
     return Checkpoint(origin=origin, size=int(match["size"]), root=root)
 
 
+def named_origin(note: str) -> str | None:
+    """The ledger that a note says it is of, whoever signed it; None when it is no checkpoint."""
+    match = _NOTE.fullmatch(note) if len(note) <= MAX_NOTE else None
+    return match["origin"] if match else None
+
+
 def key_id(origin: str, public: bytes) -> bytes:
     """4 bytes that a signature line begins with."""
     return hashlib.sha256(origin.encode() + b"\n" + _ED25519 + public).digest()[:4]

@@ -17,7 +17,7 @@ import duckdb
 import msgspec
 
 from domain.errors import Malformed, NotAllowed, StorageFull, TenantryError
-from eventstore.disk import sync
+from eventstore.disk import destination, sync
 from query.duck import Filling, Sourced, connect, perform
 from query.structure import OWN_COLUMNS
 
@@ -39,10 +39,9 @@ async def write(
     """Returns how many rows were written. Raises `Malformed` (format), `StorageFull` or `NotAllowed` (path)."""
     if format not in get_args(Format):
         raise Malformed("format", format, " or ".join(get_args(Format)))
-    if not overwrite and await asyncio.to_thread(path.is_file):
-        raise NotAllowed(f"write {path}", "there is such a file", "Name another, or give --overwrite.")
+    target = await asyncio.to_thread(destination, path, overwrite=overwrite)
     try:
-        beside = Path(await asyncio.to_thread(mkdtemp, prefix=".export-", dir=path.parent))
+        beside = Path(await asyncio.to_thread(mkdtemp, prefix=".export-", dir=target.parent))
         try:
             unfinished = beside / "rows"
             if format == "jsonl":
@@ -51,7 +50,7 @@ async def write(
                 count = await _copy(
                     chunks, unfinished, format, table=table, declared=declared, memory_bytes=memory_bytes
                 )
-            await asyncio.to_thread(_publish, unfinished, path)
+            await asyncio.to_thread(_publish, unfinished, target)
         finally:
             await asyncio.to_thread(rmtree, beside)
     except (OSError, duckdb.IOException) as error:

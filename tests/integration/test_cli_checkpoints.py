@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from desk import CONTOSO, SUSPENDED, Desk, as_its_owner, one_line, run
 
+from crypto.checkpoint import LedgerKey, sign_checkpoint
 from crypto.stores import LEDGER_KEY
 from domain.events import CheckpointSigned
 from domain.ids import LEDGER
@@ -44,6 +45,20 @@ def test_what_a_command_appended_is_under_a_checkpoint_when_it_has_ended(command
 
 def test_init_signs_the_first_checkpoint(desk: Desk) -> None:
     assert causes(desk)[0] == "init"
+
+
+def test_a_witness_says_how_far_it_proves_and_one_of_another_ledger_is_no_alarm(desk: Desk) -> None:
+    assert desk.type("audit", "checkpoint", "--out", "witness.txt").code == 0
+    size = (desk.directory / "witness.txt").read_text().splitlines()[1]
+    said = desk.type("audit", "verify", "--witness", "witness.txt")
+    assert said.code == 0
+    assert f"Compared with the witness witness.txt: the events up to position {size} are those" in said.out
+    other = sign_checkpoint("tenantry/another", 1, bytes(32), LedgerKey.generate())
+    (desk.directory / "other.txt").write_text(other)
+    assert "of another ledger (tenantry/another)" in desk.refused(2, "audit", "verify", "--witness", "other.txt")
+    forged = other.replace("tenantry/another", (desk.directory / "witness.txt").read_text().splitlines()[0])
+    (desk.directory / "forged.txt").write_text(forged)
+    assert desk.type("audit", "verify", "--witness", "forged.txt").code == 1
 
 
 @pytest.mark.parametrize(

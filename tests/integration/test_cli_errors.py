@@ -86,6 +86,13 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "an existing directory to export to": (["data", "export", "entra.users", "--out", ".tenantry"], "directory"),
     "a directory to export to that is missing": (["data", "export", "entra.users", "--out", "no/x"], "No such file"),
     "a file that is a directory": (["vault", "public-key", "--out", "."], "directory"),
+    "an export to standard output": (["data", "export", "entra.users", "--out", "-"], "Name a file"),
+    "a file of another format than is asked for": (
+        ["data", "export", "entra.users", "--format", "jsonl", "--out", "users.csv"],
+        "its name says csv",
+    ),
+    "a witness that is no checkpoint": (["audit", "verify", "--witness", "key.jwks"], "that is no checkpoint"),
+    "a witness to write over": (["audit", "checkpoint", "--out", "key.jwks"], "--overwrite"),
     "a witness that is not there": (["audit", "verify", "--witness", "no.txt"], "no.txt"),
     "a configuration that is not there": (["config", "show", "--config", "no.toml"], "no.toml"),
     "an uninitialised directory": (["tenant", "list", "--state", "elsewhere"], "is not initialised"),
@@ -142,6 +149,12 @@ def test_an_export_replaces_a_file_when_it_is_told_to(desk: Desk) -> None:
     assert (desk.directory / "users.csv").read_text() == "before"
     assert desk.type(*words, "--overwrite").code == 3
     assert (desk.directory / "users.csv").read_text() != "before"
+
+
+def test_an_export_has_the_format_that_its_file_is_named_for(desk: Desk) -> None:
+    for name, begin in (("users.csv", b"id,"), ("users.jsonl", b""), ("users", b"PAR1")):
+        desk.type("data", "export", "entra.users", "--out", name)
+        assert (desk.directory / name).read_bytes()[: len(begin) or None] == begin
 
 
 def test_a_query_names_whose_rows_it_lacks_and_mentions_the_offboarded(desk: Desk) -> None:

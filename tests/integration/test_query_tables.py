@@ -401,6 +401,26 @@ async def test_an_export_that_fails_leaves_what_was_there(estate: Estate, tmp_pa
         await estate.tables.export("entra.users", "xlsx", path)  # type: ignore[arg-type]
 
 
+async def test_an_export_follows_a_link_and_replaces_nothing_but_a_regular_file(estate: Estate, tmp_path: Path) -> None:
+    await estate.collect(CONTOSO, USERS, {"id": "a"})
+    target, link, pipe = tmp_path / "target", tmp_path / "link", tmp_path / "pipe"
+    target.write_bytes(b"before")
+    link.symlink_to("target")
+    os.mkfifo(pipe)
+    await estate.tables.export("entra.users", "jsonl", link, overwrite=True)
+    assert link.is_symlink()
+    assert json.loads(target.read_bytes())["id"] == "a"
+    read_end, write_end = os.pipe()
+    descriptor = tmp_path / "descriptor"
+    descriptor.symlink_to(f"/proc/self/fd/{write_end}")
+    for path, why in ((pipe, "no regular"), (descriptor, "no regular"), (tmp_path, "a directory")):
+        with pytest.raises(NotAllowed, match=why):
+            await estate.tables.export("entra.users", "jsonl", path, overwrite=True)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    os.close(read_end)
+    os.close(write_end)
+
+
 async def test_the_overview_tells_state_and_rows_of_every_dataset(estate: Estate) -> None:
     ended = await estate.collect(CONTOSO, USERS, {"id": "a"}, {"id": "b"})
     await estate.collect(CONTOSO, GROUPS, {"id": "g"}, {"id": "h"})
