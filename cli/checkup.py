@@ -181,7 +181,7 @@ def authorities(patient: Patient) -> Iterator[Finding]:
 
 def services(patient: Patient) -> Iterator[Finding]:
     """Whether the cloud's hosts answer, and whether its login service knows the tenant."""
-    from collectors.egress import answer_of
+    from collectors.egress import answer_of, remedy_for
 
     for name, cloud in patient.clouds.items():
         for purpose in ("login", "graph", "exchange"):
@@ -189,9 +189,12 @@ def services(patient: Patient) -> Iterator[Finding]:
             try:
                 response = asyncio.run(answer_of(cloud, purpose, patient.tenant.id if patient.tenant else None))
             except TransientError as error:
-                remedy = "Allow what `tenantry doctor --egress` lists, or correct the cloud in tenantry.toml."
                 yield Finding(
-                    step="services", subject=f"{name} {purpose}", outcome="failed", detail=str(error), remedy=remedy
+                    step="services",
+                    subject=f"{name} {purpose}",
+                    outcome="failed",
+                    detail=str(error),
+                    remedy=remedy_for(error),
                 )
                 continue
             unknown = unknown_tenant(response.body) if purpose == "login" and response.status != 200 else ""

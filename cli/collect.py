@@ -32,6 +32,9 @@ from domain.tenant import Tenant
 from eventstore.streams import Held
 from projections.runs import RunRow
 
+UNAVAILABLE = "unavailable"
+"""The reason of what was given up after a transient error."""
+
 
 def collect(
     session: Session,
@@ -206,8 +209,11 @@ def report(session: Session, state: State, rows: Sequence[RunRow]) -> None:
         if row.reason == REASON:
             session.say(f"{name} is skipped: {row.detail}", "yellow")
             continue
-        for subject, reason, detail in missing(row):
+        found = missing(row)
+        for subject, reason, detail in found:
             session.say(f"{name}, {subject}: {explanation(reason, detail)}", "yellow")
+        if any(reason == UNAVAILABLE for _, reason, _ in found):
+            session.say(f"`tenantry doctor {row.tenant}` says whether the network stands in the way.", "yellow")
 
 
 def explanation(reason: str, detail: str | None) -> str:

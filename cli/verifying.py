@@ -134,6 +134,8 @@ def show_verification(
         session.say(f"Licences: {few(found['licences'])}")
     for slot in untried:
         session.say(f"{slot}: the plan needs a credential here and there is none. {remedy_of(tenant, slot)}", "yellow")
+    if any(one["outcome"] == "unavailable" for one in found["resources"]):
+        session.say(f"`tenantry doctor {tenant.id}` says whether the network stands in the way.", "yellow")
 
 
 def few(names: Collection[str]) -> str:

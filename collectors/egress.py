@@ -17,7 +17,7 @@ from collectors.dataset import Workload
 from collectors.reader import Request, Response
 from collectors.transport import BRIEFLY, HttpTransport, tls_context
 from crypto.secret import Secret
-from domain.errors import ConnectionLost, ServiceUnavailable, Throttled
+from domain.errors import ConnectionLost, ServiceUnavailable, Throttled, TransientError
 from domain.events import ExchangeServer
 from domain.ids import TenantId
 from domain.settings import Cloud
@@ -25,6 +25,7 @@ from domain.settings import Cloud
 CONNECT_SECONDS = 10.0
 DOWNLOADS: Mapping[str, tuple[str, ...]] = {"graph.microsoft.com": ("reports*.office.com",)}
 """Hosts that a Graph redirects downloads of usage reports to, with `*` for what varies (seen in public captures)."""
+UNTRUSTED = "is not trusted"
 PATHS: Mapping[str, str] = {"login": "/{tenant}/v2.0/.well-known/openid-configuration", "graph": "/v1.0/"}
 """What is asked for, without a token, to see whether anybody answers; any answer will do, except of `login`."""
 
@@ -122,12 +123,19 @@ def hindrance(origin: str, ca_bundle: str) -> str | None:
     except TimeoutError:
         return f"{place.host} port {place.port} does not answer; a firewall may stand between"
     except ssl.SSLCertVerificationError as error:
-        return f"the certificate of {place.host} is not trusted ({error.verify_message})"
+        return f"the certificate of {place.host} {UNTRUSTED} ({error.verify_message})"
     except ssl.SSLError as error:
         return f"{place.host} does not speak TLS as it should ({error.reason})"
     except OSError as error:
         return f"{place.host} port {place.port}: {error.strerror or error}"
     return None
+
+
+def remedy_for(lost: TransientError) -> str:
+    """What to do about what `answer_of` raises."""
+    if UNTRUSTED in str(lost):
+        return "Name the authority that signed it as the cloud's ca_bundle (a PEM file) in tenantry.toml."
+    return "Allow what `tenantry doctor --egress` lists, or correct the cloud in tenantry.toml."
 
 
 def _destination(origin: str, purpose: str) -> Destination:

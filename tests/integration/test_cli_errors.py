@@ -351,6 +351,14 @@ def test_a_cloud_needs_its_certificate_authorities(desk: Desk, content: str | No
     assert json.loads(desk.type("run", "list", "--json").out) == []
 
 
+def test_a_verification_that_reaches_nobody_points_to_the_doctor(desk: Desk) -> None:
+    (desk.directory / "tenantry.toml").write_text(f"[clouds.lab]\n{HOSTS}")
+    assert desk.type("tenant", "add", STRANGER, "--domain", "lab.example", "--cloud", "lab").code == 0
+    desk.seal("lab.json", tenant=STRANGER)
+    assert desk.type("credential", "put", "lab.json").code == 0
+    assert f"`tenantry doctor {STRANGER}` says whether" in desk.type("credential", "verify", STRANGER).out
+
+
 def test_one_collect_at_a_time_works_in_a_state_directory(desk: Desk) -> None:
     import fcntl
 

@@ -14,7 +14,8 @@ from estate import Estate
 from office import Office, Said, at_work, furnished
 
 from cli.main import main
-from collectors.egress import hindrance
+from collectors.egress import hindrance, remedy_for
+from domain.errors import ConnectionLost
 from simulator.world import GRAPH, SignInState
 
 
@@ -230,6 +231,13 @@ def test_the_hosts_to_allow_for_all_tenants_have_each_exchange_server_once(desk:
 def test_the_doctor_tells_a_name_that_does_not_resolve_from_a_port_that_nobody_listens_on() -> None:
     assert "does not resolve" in str(hindrance("https://no-such-host.invalid", ""))
     assert "Connection refused" in str(hindrance("https://localhost:1", ""))
+
+
+@pytest.mark.parametrize(
+    ("why", "remedy"), [("is not trusted", "ca_bundle"), ("port 1: Connection refused", "--egress")], ids=str
+)
+def test_what_hinders_a_connection_has_its_own_remedy(why: str, remedy: str) -> None:
+    assert remedy in remedy_for(ConnectionLost("login", f"localhost {why}"))
 
 
 def test_the_doctor_says_that_a_certificate_is_not_trusted(office: Office) -> None:
