@@ -116,7 +116,7 @@ def test_whoever_does_not_hold_the_run_is_denied_with_an_event(house: House) -> 
         request = house.request(**changed)
         with pytest.raises(ReleaseRefused) as refused:
             keyholder.release(request)
-        assert refused.value.args == (f"{request.tenant}:{request.slot}", REASONS[why])
+        assert refused.value.args == (f"Credential {request.tenant}:{request.slot}", REASONS[why])
         stream = credential_stream(TenantId(request.tenant), Slot(request.slot))
         assert house.found(stream)[-1] == ReleaseDenied(run=request.run, activation=request.activation, why=why)
     assert not [event for event in house.found() if isinstance(event, CredentialReleased)]
