@@ -12,37 +12,48 @@ from threading import Lock
 
 from domain.errors import StoreReplaced
 
-_LOG = "-wal"
+_LOG, _INDEX = "-wal", "-shm"
+_MAGIC = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
+"""What a write-ahead log begins with (sqlite.org/fileformat2.html#walformat)."""
 
 
 class FileIdentity:
     """The files of a database as they were found first. Any thread.
 
-    The main file does not shrink, for nobody vacuums it. The log is made by the first transaction and stays, the same
-    one, until the last connection is closed.
+    No file shrinks: nobody vacuums the main one, and the log is written over from its beginning. Log and index are made
+    by the first transaction and stay, the same ones, until the last connection is closed.
     """
 
     def __init__(self, path: Path) -> None:
         """Before the first connection. Raises `OSError`."""
         self._path = path
-        self._log_path = path.with_name(path.name + _LOG)
-        self._file = _identity(path.stat())
-        self._size = 0
-        self._log: tuple[int, int] | None = None
+        self._log = path.with_name(path.name + _LOG)
+        self._beside = (self._log, path.with_name(path.name + _INDEX))
+        self._identities = {path: _identity(path.stat())}
+        self._sizes: dict[Path, int] = {}
         self._looking = Lock()
 
     def check(self) -> None:
         """After a transaction. Raises `StoreReplaced`."""
         with self._looking:
             try:
-                file, log = self._path.stat(), _identity(self._log_path.stat())
+                found = {path: path.stat() for path in (self._path, *self._beside)}
+                whole = self._log_begins()
             except OSError as error:
                 raise StoreReplaced(str(self._path), error.strerror or str(error)) from error
-            if _identity(file) != self._file or log != (self._log or log):
-                raise StoreReplaced(str(self._path), "another file has taken its place")
-            if file.st_size < self._size:
-                raise StoreReplaced(str(self._path), "it was cut off")
-            self._size, self._log = file.st_size, log
+            for path, status in found.items():
+                if _identity(status) != self._identities.setdefault(path, _identity(status)):
+                    raise StoreReplaced(str(self._path), "another file has taken its place")
+                if status.st_size < self._sizes.get(path, 0):
+                    raise StoreReplaced(str(self._path), "it was cut off")
+                self._sizes[path] = status.st_size
+            if not whole:
+                raise StoreReplaced(str(self._path), "its log was written over")
+
+    def _log_begins(self) -> bool:
+        with self._log.open("rb") as log:
+            beginning = log.read(4)
+        return not beginning or beginning in _MAGIC
 
 
 def _identity(found: os.stat_result) -> tuple[int, int]:

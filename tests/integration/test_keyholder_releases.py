@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import stat
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_hex
@@ -464,3 +465,35 @@ def test_nothing_is_released_into_a_log_that_was_deleted(house: House) -> None:
     _without_log(house)
     with pytest.raises(StoreReplaced):
         keyholder.release(house.request())
+
+
+def _cut_in_half(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def _without_beginning(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.write(bytes(32))
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil"),
+    [
+        ("events.db-wal", lambda path: os.truncate(path, 0)),
+        ("events.db-wal", _cut_in_half),
+        ("events.db-wal", _without_beginning),
+        ("events.db-shm", Path.unlink),
+    ],
+    ids=["emptied", "cut in half", "without its beginning", "without its index"],
+)
+def test_nothing_is_released_into_a_log_that_was_spoilt(
+    house: House, name: str, spoil: Callable[[Path], object]
+) -> None:
+    keyholder = house.keyholder()
+    keyholder.release(house.request())
+
+    spoil(house.state / name)
+
+    for _ in range(2):
+        with pytest.raises(TransientError):
+            keyholder.release(house.request())
