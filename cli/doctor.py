@@ -188,19 +188,20 @@ def _lacking(step: str, dataset: str, what: str, how: str) -> Finding:
 
 def allowed(patient: Patient) -> list[dict[str, Any]]:
     """Hosts and ports of the tenant, or of all active ones."""
-    from collectors.egress import destinations, source_address
+    from collectors.egress import Destination, destinations, key_vaults, source_address
 
     catalog = load_catalog(patient.settings.catalog)
     tenant = patient.tenant
     names = datasets_for(tenant, catalog, []) if tenant else tuple(catalog)
     workloads: set[Workload] = {catalog[name].workload for name in names}
-    places = dict.fromkeys(
+    of_tenants: list[tuple[str | None, Destination]] = [
         (name, place)
         for name, cloud in patient.clouds.items()
         for one in patient.tenants
         if one.cloud == name
         for place in destinations(cloud, workloads, one.exchange_server)
-    )
+    ]
+    places = dict.fromkeys([*of_tenants, *((None, place) for place in key_vaults(patient.settings))])
     return [
         {
             "cloud": name,

@@ -20,18 +20,20 @@ from crypto.secret import Secret
 from domain.errors import ConnectionLost, ServiceUnavailable, Throttled, TransientError
 from domain.events import ExchangeServer
 from domain.ids import TenantId
-from domain.settings import Cloud
+from domain.settings import Cloud, Settings
 
 CONNECT_SECONDS = 10.0
 DOWNLOADS: Mapping[str, tuple[str, ...]] = {"graph.microsoft.com": ("reports*.office.com",)}
 """Hosts that a Graph redirects downloads of usage reports to, with `*` for what varies (seen in public captures)."""
+AZURE_LOGIN = "https://login.microsoftonline.com"
+"""Where azure-identity signs our own processes in, unless the settings or AZURE_AUTHORITY_HOST name another."""
 UNTRUSTED = "is not trusted"
 PATHS: Mapping[str, str] = {"login": "/{tenant}/v2.0/.well-known/openid-configuration", "graph": "/v1.0/"}
 """What is asked for, without a token, to see whether anybody answers; any answer will do, except of `login`."""
 
 
 class Destination(NamedTuple):
-    """`purpose`: login, graph, exchange, exchange-server or download. `host` may hold a `*`."""
+    """`purpose`: login, graph, exchange, exchange-server, download or key-vault. `host` may hold a `*`."""
 
     host: str
     port: int
@@ -49,6 +51,15 @@ def destinations(cloud: Cloud, workloads: Collection[Workload], server: Exchange
     if "exchange-server" in workloads and server is not None:
         found.append(Destination(server.host, server.port, "exchange-server"))
     return found
+
+
+def key_vaults(settings: Settings) -> list[Destination]:
+    """What our own processes reach besides: the Key Vaults of secrets and keys, and the login service for those."""
+    vaults = [url for url in (settings.secrets, settings.custody) if url.startswith("https:")]
+    if not vaults:
+        return []
+    authority = settings.secrets_authority or AZURE_LOGIN
+    return [_destination(authority, "login"), *(_destination(url, "key-vault") for url in vaults)]
 
 
 def source_address(host: str, port: int) -> str | None:

@@ -66,8 +66,10 @@ def _outdated(state: Credential | None) -> tuple[RunId, ...]:
 
 
 def _lockout(state: Credential | None, identity: str) -> CredentialRejected | None:
-    """The service locks the account, whatever password it is tried with."""
-    return state.lockout if state is not None and state.identity == identity else None
+    """The service locks the account, whatever password it is tried with and however its name is spelt."""
+    if state is None or state.identity.casefold() != identity.casefold():
+        return None
+    return state.lockout
 
 
 def _survives(refusal: CredentialRejected, event: CredentialVerified) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,13 +14,13 @@ from actors.findings import ResourceFound, Verification
 from cli.checkup import secret_store, unknown_tenant
 from cli.doctor import STEPS, services_found
 from collectors.catalog import load_catalog
-from collectors.egress import Destination, address_hint, destinations, hindrance, source_address
+from collectors.egress import Destination, address_hint, destinations, hindrance, key_vaults, source_address
 from collectors.permissions import Claims, claims_of, granted, licences_in, licensed, sufficient
 from crypto.stores import MemorySecretStore
 from domain.errors import NotAllowed
 from domain.events import ExchangeServer
 from domain.ids import EXCHANGE_SERVER, Dataset, RunId
-from domain.settings import CLOUDS
+from domain.settings import CLOUDS, Settings
 
 CATALOG = load_catalog()
 RUN = RunId("20261122T203000-0a1b2c3d")
@@ -159,3 +160,16 @@ def test_an_answer_that_is_no_text_is_none_of_a_login_service() -> None:
     for body in (b"<html>", b'{"error": "\xff"}', b"[]"):
         assert unknown_tenant(body) == "an answer that is none of a login service"
     assert licences_in([b'{"skuPartNumber": "\xff"}', b'{"skuPartNumber": "SPB"}']) == ("SPB",)
+
+
+def test_the_key_vaults_of_our_own_processes_are_among_the_hosts_to_allow() -> None:
+    files = Settings(state="/s", eventstore="", secrets="file:///s/secrets", batches="", clouds={})
+    vaults = msgspec.structs.replace(
+        files, secrets="https://ours.vault.azure.net", custody="https://keys.vault.azure.net/keys/tenantry"
+    )
+    assert key_vaults(files) == []
+    assert key_vaults(vaults) == [
+        Destination("login.microsoftonline.com", 443, "login"),
+        Destination("ours.vault.azure.net", 443, "key-vault"),
+        Destination("keys.vault.azure.net", 443, "key-vault"),
+    ]

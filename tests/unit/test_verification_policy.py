@@ -51,6 +51,7 @@ LOCKED = rejection(50053, "locked", RUN, "graph", NOON)
 SAME_ACCOUNT = [
     [CredentialRotated(kind="app-secret", identity="app", vault_key="k1", digest="d2")],
     [CredentialRevoked(reason="x"), msgspec.structs.replace(SEALED, digest="d2")],
+    [CredentialRotated(kind="app-secret", identity="APP", vault_key="k1", digest="d2")],
 ]
 """A new password does not unlock an account."""
 REQUEST = ReleaseRequest(
