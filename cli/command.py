@@ -96,7 +96,8 @@ class Session:
 
 def option(session: Session) -> str:
     """What to add to a command so that it finds this state directory, from the current one."""
-    shown = os.path.relpath(session.settings.state)
+    place = session.settings.state
+    shown = os.path.relpath(place) if Path(place).is_relative_to(Path.cwd()) else place
     return "" if shown == DEFAULT_STATE else f" --state {shlex.quote(shown)}"
 
 

@@ -182,7 +182,8 @@ def plan(
     """
     if whole and datasets:
         raise NotAllowed("plan", "the whole catalog is asked for, and some datasets", "Give one of both.")
-    known = opened(session).tenant(tenant)
+    state = opened(session)
+    known = state.tenant(tenant)
     if not datasets and not whole and every is None:
         if session.json:
             session.print_json({"datasets": known.datasets, "cadence_seconds": known.cadence_seconds})
@@ -190,7 +191,7 @@ def plan(
         return
     hours = known.cadence_seconds / 3600 if every is None else every
     wanted = planned(session, datasets or ([] if whole else known.datasets), hours)
-    _decide(session, tenant, "Planned", lambda known: tenants.plan(known, *wanted))
+    _decide(session, tenant, "Planned", lambda known: tenants.plan(known, *wanted), state)
 
 
 def told_plan(known: Tenant) -> str:
@@ -277,8 +278,9 @@ def _decide(
     tenant: str,
     done: str,
     decision: Callable[[Tenant], list[TenantEvent]],
+    state: State | None = None,
 ) -> None:
-    state = opened(session)
+    state = state or opened(session)
     held = state.tenant_stream(tenant)
     changed = state.decide(held, lambda known: decision(tenants.known(known, tenant_id(tenant))), session.command)
     _report(session, state, tenant, done if changed else "Nothing to change for")

@@ -308,7 +308,7 @@ def test_a_wait_of_no_time_is_none_that_a_service_means(estate: Estate) -> None:
 def test_a_lasting_fault_truncates_and_keeps_what_was_read(estate: Estate, kind: str, reason: str) -> None:
     estate.fail("users-delta", kind, times=None, after=1)
 
-    found = run(collect(estate, estate.assignment("entra.users"), patience=Patience(attempts=3)))
+    found = run(collect(estate, estate.assignment("entra.users"), patience=Patience(attempts=3, seconds=30.0)))
 
     assert isinstance(found.end, Truncated)
     assert found.end.reason == reason

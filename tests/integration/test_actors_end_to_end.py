@@ -241,8 +241,3 @@ def test_a_driver_joins_actors_of_its_own_build_and_no_others(running: Running, 
     said = joined(running, catalog=str(catalog))
     assert "graph-0, powershell-0, supervisor, tenant-0" in said
     assert "run other code, or have other settings" in said
-
-
-def test_a_cluster_that_does_not_take_the_token_is_told(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
-    assert "cannot be used" in joined(running)
