@@ -305,6 +305,20 @@ def test_one_that_was_revoked_meanwhile_does_not_come_back(office: Office) -> No
     assert not list((office.estate.directory / DIRECTORY).iterdir())
 
 
+@pytest.mark.parametrize(
+    "words", [["credential", "revoke"], ["tenant", "offboard", "--yes"]], ids=["revoked", "offboarded"]
+)
+def test_what_was_kept_of_a_credential_goes_with_it(office: Office, words: list[str]) -> None:
+    tenant = office.estate.add_tenant(5, "app-secret")
+    killed(office, RECORDED, tenant, office.new_secret(tenant))
+    assert interrupted(office.estate.state) == [(tenant.id, ENTRA)]
+
+    said = office.type(*words, tenant.id, "--reason", "left")
+
+    assert said.code == 0, said
+    assert not list((office.estate.directory / DIRECTORY).iterdir())
+
+
 def test_an_envelope_that_no_event_names_is_not_put_back_whatever_the_file_says(office: Office) -> None:
     """A file made by somebody who may write the state directory and has another tenant's envelope."""
     tenant, other = (office.estate.add_tenant(5, "app-secret") for _ in range(2))
