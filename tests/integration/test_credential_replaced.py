@@ -340,6 +340,19 @@ def test_an_envelope_that_no_event_names_is_not_put_back_whatever_the_file_says(
         assert stands(office, tenant) == standing
 
 
+def test_an_envelope_that_no_event_names_is_not_put_back_where_none_is_stored(office: Office) -> None:
+    tenant, other = (office.estate.add_tenant(5, "app-secret") for _ in range(2))
+    state, whose = office.estate.state, TenantId(tenant.id)
+    planted = Former(tenant=whose, slot=ENTRA, envelope=stored(office, other).decode(), digest="0" * 64, tried=True)
+    (office.estate.directory / DIRECTORY / f"{tenant.id}-entra.json").write_bytes(msgspec.json.encode(planted))
+    state.secrets.delete(credential_name(whose, ENTRA))
+
+    settled(state)
+
+    assert state.secrets.names(credential_name(whose, ENTRA)) == []
+    assert interrupted(state) == []
+
+
 @pytest.mark.parametrize("content", [b"", b'{"tenant": "', b"no json", b"\xff"])
 def test_what_was_not_written_to_its_end_had_changed_nothing(office: Office, content: bytes) -> None:
     tenant = office.estate.add_tenant(5, "app-secret")
