@@ -213,3 +213,12 @@ def test_what_was_sealed_for_one_activation_does_not_open_as_another_s() -> None
     for other in (release_context("r", "t", "entra", "a", 2), data_key_context("t", "r")):
         with pytest.raises(SealBroken):
             key.open(sealed, other)
+
+
+def test_a_data_key_that_was_sealed_for_one_receiver_does_not_open_as_another_s() -> None:
+    key = TransitKey.generate()
+    sealed = seal(key.public, Secret(b"x"), data_key_context("t", "r"))
+    assert key.open(sealed, data_key_context("t", "r")).reveal() == b"x"
+    for other in (data_key_context("t", "alice"), data_key_context("u", "r")):
+        with pytest.raises(SealBroken):
+            key.open(sealed, other)

@@ -276,6 +276,9 @@ def test_a_tenant_gets_one_data_key_and_it_is_released_with_an_event(house: Hous
     same = open_data_key(for_alice, house.transit, tenant=house.tenant, receiver="alice")
     assert key.id == same.id == made
     assert same.open(key.seal(b"rows", b"here"), b"here") == b"rows"
+    for sealed, another in ((for_run, "alice"), (for_alice, house.run)):
+        with pytest.raises(SealBroken):
+            open_data_key(sealed, house.transit, tenant=house.tenant, receiver=another)
     *_, to_run, to_alice = house.events().read(tenant_stream(house.tenant))
     assert to_run.event == DataKeyReleased(key=made, run=RunId(house.run), operator=None, why="")
     assert to_alice.event == DataKeyReleased(key=made, run=None, operator="alice", why="ticket 7")
