@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import eventstore
-from domain.errors import EventUnreadable, Malformed, StoreUnavailable, Unreadable, VersionConflict
+from domain.errors import EventUnreadable, Malformed, StoreReplaced, StoreUnavailable, Unreadable, VersionConflict
 from domain.events import AnyEvent, RunCancelled, RunStarted, TenantResumed, TenantSuspended
 from domain.ids import LEDGER, RunId, Stream, TenantId, run_stream, tenant_stream
 from eventstore.follower import Follower
@@ -220,6 +221,17 @@ class TestSQLiteEventStore(EventStoreContract):
     def test_the_file_is_for_its_owner_only(self, store: EventStore, tmp_path: Path) -> None:
         put(store, RUN, 0, started(1))
         assert {p.stat().st_mode & 0o777 for p in (tmp_path / "a folder#").iterdir()} == {0o600}
+
+    @pytest.mark.parametrize("end", ["", "-wal"], ids=["file", "log"])
+    def test_another_file_in_the_place_of_one_of_the_two_is_told(
+        self, store: EventStore, tmp_path: Path, end: str
+    ) -> None:
+        put(store, RUN, 0, started(1))
+        place = tmp_path / "a folder#" / f"events.db{end}"
+        shutil.copy2(place, tmp_path / "copy").rename(place)
+
+        with pytest.raises(StoreReplaced, match="another file has taken its place"):
+            put(store, RUN, 1, started(2))
 
     def test_a_missing_file_is_said_to_be_missing_and_not_made(self, tmp_path: Path) -> None:
         with pytest.raises(Unreadable, match="tenantry init"):
