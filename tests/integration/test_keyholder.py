@@ -32,7 +32,8 @@ from vault.client import (
 )
 from vault.keyholder import LOG
 from vault.line import ALREADY_RUNS, SOCKET
-from vault.messages import Hello, Refused, ReleaseDataKey, decode_answer, encode
+from vault.messages import LENGTH_BYTES, Hello, Refused, ReleaseDataKey, decode_answer, encode
+from vault.server import MAX_CONNECTIONS
 
 if TYPE_CHECKING:
     from tests.integration.conftest import House
@@ -93,6 +94,19 @@ line = socket.socket(socket.AF_UNIX)
 line.connect("keyholder.sock")
 print(line.recv(65536))
 """
+
+
+def test_of_too_many_callers_the_last_is_turned_away_and_the_others_are_served(house: House) -> None:
+    keyholder = house.keyholder()
+    pid = keyholder.health().pid
+
+    *_, last = [house.connected() for _ in range(MAX_CONNECTIONS)]
+
+    answer = decode_answer(last.recv(65536)[LENGTH_BYTES:])
+    assert answer == Refused(error="KeyholderUnavailable", args=(f"{MAX_CONNECTIONS} connections are open",))
+    assert keyholder.health().pid == pid
+    os.kill(pid, signal.SIGTERM)
+    house.wait_for_end(pid)
 
 
 def test_after_a_kill_the_next_call_starts_another_one(house: House) -> None:
