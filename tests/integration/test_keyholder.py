@@ -186,6 +186,12 @@ def test_it_is_not_dumpable_and_its_socket_is_its_owner_s(house: House) -> None:
     assert {os.readlink(f"/proc/{pid}/fd/{n}") for n in (0, 1, 2)} == {"/dev/null"}
 
 
+def test_neither_directory_nor_environment_says_what_code_it_runs(house: House) -> None:
+    pid = house.keyholder().health().pid
+    command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    assert command[1:4] == [b"-I", b"-m", b"vault.keyholder"]
+
+
 def test_no_key_and_no_password_is_in_any_file(house: House) -> None:
     keyholder = house.keyholder()
     keyholder.create_data_key(house.tenant, "operator:alice", "c")
