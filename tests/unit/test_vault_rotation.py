@@ -575,6 +575,15 @@ def test_a_key_ends_in_order_only() -> None:
         house.holding().answer(retire, "uid:0")
 
 
+def test_a_destroyed_key_does_not_stay_with_the_keyholder_that_used_it() -> None:
+    house = House()
+    holding = house.holding()
+    assert house.first in holding.keyring()
+    whole_life(house, Life())
+    assert house.states() == ["destroyed", "active"]
+    assert house.first not in holding.keyring()
+
+
 def test_what_a_custody_keeps_of_a_destroyed_key_is_told_and_recorded_until_it_is_gone() -> None:
     house = House()
     house.holding().answer(RotateVaultKey(replaces=house.first, **BY), "uid:0")
