@@ -138,6 +138,9 @@ class Keys:
         again. A second request deletes what a kill has left. What the custody keeps nevertheless, which is recorded
         afterwards."""
         self._ended("destroy the vault key", vaultkey.destroy, key, actor, cause)
+        with self._loading:
+            self._loaded = None
+            self._halves.pop(key, None)
         retained = self._custodies.of(self.versions().created[key].custody).destroy(key)
         held = self._held()
         held.decide(
