@@ -175,7 +175,7 @@ class Holding:
                     tenant=tenant.state,
                     credential=credential,
                     request=request,
-                    holders=() if credential is None else self._holders(credential),
+                    holders=() if credential is None else self._holders(credential, request.run),
                     now=self._clock(),
                 )
             ]
@@ -347,10 +347,11 @@ class Holding:
         self._snapshots.refresh(held)
         return held
 
-    def _holders(self, credential: Credential) -> list[Run]:
-        """The runs that were given it, as they stand; one that had ended is not read again."""
-        held = [self._run(run) for run in {run for run, _, _ in credential.releases}]
-        self._snapshots.refresh(*(one for one in held if one.state is None or one.state.state not in runs.ENDED))
+    def _holders(self, credential: Credential, asking: RunId) -> list[Run]:
+        """The other runs that were given it, as they stand; one that had ended is not read again."""
+        held = [self._run(run) for run in {run for run, _, _ in credential.releases} - {asking}]
+        if under_way := [one for one in held if one.state is None or one.state.state not in runs.ENDED]:
+            self._snapshots.refresh(*under_way)
         return [one.state for one in held if one.state is not None]
 
 
